@@ -1,0 +1,311 @@
+"""
+Fisher-vector products F v = mean_s Jᵀ M J v, J = d phi / d theta, M = Fisher metric of the action distribution.
+
+This is the exact Hessian of the mean KL at theta_k (its first-order term vanishes there) and positive semi-definite by
+construction (Martens, "New insights and perspectives on the natural gradient method", 2020, section 9).
+
+Three ways ("rungs") to the same matrix, for no single one works on every module:
+
+* ``double_vjp``: u -> Jᵀu is linear, so differentiating it once gives v -> Jv; both graphs are built once and kept, a
+  product then is two backward passes. The fastest that was measured, if the batch's activations fit into memory.
+* ``forward_reverse``: one pass with dual numbers and one backward pass; needs a forward mode of every operation.
+* ``double_backward``: the gradient of the KL, differentiated again, as other TRPOs do; slowest, but plain autograd.
+
+A rung is chosen once, by comparing its first *and third* product with the others': a kept graph may be right the first
+time and wrong later. (``torch.func.linearize`` is such a case on recurrent networks, and its tracing alone costs as much
+as a whole solve on a small one: it is not used.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from sb3_trpo_ext.core.distributions import ActionDistribution
+from sb3_trpo_ext.core.flat import Parameters, flatten, unflatten
+from sb3_trpo_ext.core.objective import Actor
+from sb3_trpo_ext.core.reduce import Rows, WeightedMean, chunked
+
+AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
+"""Two rungs give the same matrix if their products differ by no more than this share of their norm."""
+
+PROBE_SAMPLES = 32
+"""Samples on which rungs are compared: enough to see a wrong rule of differentiation, cheap also on images."""
+
+ChunkProduct = Callable[[Parameters], Tensor]
+
+
+class Rung(str, Enum):
+    """A way to compute Fisher-vector products."""
+
+    DOUBLE_VJP = "double_vjp"
+    FORWARD_REVERSE = "forward_reverse"
+    DOUBLE_BACKWARD = "double_backward"
+
+
+@dataclass(frozen=True)
+class RungChoice:
+    """
+    Which rung is used, and why not an earlier one.
+
+    :param rung: the rung
+    :param retained: whether graphs are kept between products, instead of built anew for each
+    :param rejected: reason for each rung that was passed over
+    """
+
+    rung: Rung
+    retained: bool
+    rejected: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name for the report."""
+        return f"{self.rung.value}/{'retained' if self.retained else 'recomputed'}"
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """
+    What a Fisher product needs to know.
+
+    :param actor: the policy as a function
+    :param theta: its parameters at theta_k; their dtype is the precision of the products
+    :param distribution: family of the actions' distribution
+    :param scale: bounded KL = scale * joint KL
+    :param mean: the weighted mean over (a part of) the batch
+    """
+
+    actor: Actor
+    theta: Parameters
+    distribution: ActionDistribution
+    scale: float
+    mean: WeightedMean
+
+
+class FisherOperator:
+    """
+    The Fisher matrix of the bounded KL as an operator, undamped and damped by name.
+
+    :param curvature: actor, parameters, distribution and mean
+    :param choice: how products are computed
+    """
+
+    def __init__(self, curvature: Curvature, choice: RungChoice):
+        self.curvature = curvature
+        self.choice = choice
+        self.n_products = 0
+        self._kept: dict[int, ChunkProduct] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the products."""
+        return self.curvature.theta[0].dtype
+
+    def product(self, vector: Tensor) -> Tensor:
+        """
+        Undamped product F v.
+
+        :param vector: shape (n_parameters,), any floating dtype
+        :return: shape (n_parameters,), the vector's dtype
+        """
+        self.n_products += 1
+        tangent = unflatten(vector.to(self.dtype), self.curvature.theta)
+        index = iter(range(len(self.curvature.mean.chunks)))
+        summed = self.curvature.mean.of_sums(lambda rows, weights: self._chunk_product(next(index), rows, weights)(tangent))
+        return self.curvature.scale * summed.to(vector.dtype)
+
+    def damped_product(self, vector: Tensor, damping: float) -> Tensor:
+        """
+        Damped product (F + damping I) v.
+
+        :param vector: shape (n_parameters,), any floating dtype
+        :param damping: lambda >= 0, in the unit of the bounded KL
+        :return: shape (n_parameters,), the vector's dtype
+        """
+        return self.product(vector) + damping * vector
+
+    def _chunk_product(self, index: int, rows: Rows, weights: Tensor) -> ChunkProduct:
+        if index in self._kept:
+            return self._kept[index]
+        product = _PREPARE[self.choice.rung](self.curvature, rows, weights.to(self.dtype))
+        if self.choice.retained:
+            self._kept[index] = product
+        return product
+
+
+def _leaves(theta: Parameters) -> Parameters:
+    return tuple(parameter.detach().requires_grad_() for parameter in theta)
+
+
+def _pull_back(phi: Tensor, leaves: Parameters, cotangent: Tensor, retain: bool) -> Tensor:
+    """Jᵀ u, flat."""
+    return flatten(torch.autograd.grad(phi, leaves, cotangent, retain_graph=retain, allow_unused=True, materialize_grads=True))
+
+
+def _prepare_double_vjp(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkProduct:
+    leaves = _leaves(curvature.theta)
+    phi = curvature.actor(leaves, rows)
+    at = phi.detach()
+    cotangent = torch.zeros_like(phi, requires_grad=True)
+    pulled = torch.autograd.grad(phi, leaves, cotangent, create_graph=True, allow_unused=True)
+    # A parameter that these rows don't reach has no gradient: nothing of its tangent is pushed forward.
+    which = [i for i, gradient in enumerate(pulled) if gradient is not None]
+    linear = [pulled[i] for i in which]
+
+    def product(tangent: Parameters) -> Tensor:
+        (pushed,) = torch.autograd.grad(linear, cotangent, [tangent[i] for i in which], retain_graph=True)
+        return _pull_back(phi, leaves, weights.unsqueeze(-1) * curvature.distribution.metric_product(at, pushed), retain=True)
+
+    return product
+
+
+def _prepare_forward_reverse(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkProduct:
+    def product(tangent: Parameters) -> Tensor:
+        leaves = _leaves(curvature.theta)
+        with forward_ad.dual_level():
+            dual = tuple(forward_ad.make_dual(leaf, part) for leaf, part in zip(leaves, tangent, strict=True))
+            phi, pushed = forward_ad.unpack_dual(curvature.actor(dual, rows))
+            pushed = torch.zeros_like(phi) if pushed is None else pushed.detach()
+            cotangent = weights.unsqueeze(-1) * curvature.distribution.metric_product(phi.detach(), pushed)
+            return _pull_back(phi, leaves, cotangent, retain=False)
+
+    return product
+
+
+def _prepare_double_backward(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkProduct:
+    leaves = _leaves(curvature.theta)
+    phi = curvature.actor(leaves, rows)
+    kl = (weights * curvature.distribution.kl(phi, phi.detach())).sum()
+    gradient = flatten(torch.autograd.grad(kl, leaves, create_graph=True, allow_unused=True, materialize_grads=True))
+
+    def product(tangent: Parameters) -> Tensor:
+        return flatten(
+            torch.autograd.grad(
+                gradient, leaves, flatten(tangent), retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        )
+
+    return product
+
+
+_PREPARE: dict[Rung, Callable[[Curvature, Rows, Tensor], ChunkProduct]] = {
+    Rung.DOUBLE_VJP: _prepare_double_vjp,
+    Rung.FORWARD_REVERSE: _prepare_forward_reverse,
+    Rung.DOUBLE_BACKWARD: _prepare_double_backward,
+}
+
+LADDER = (
+    RungChoice(Rung.DOUBLE_VJP, retained=True),
+    RungChoice(Rung.FORWARD_REVERSE, retained=False),
+    RungChoice(Rung.DOUBLE_VJP, retained=False),
+    RungChoice(Rung.DOUBLE_BACKWARD, retained=False),
+)
+
+
+class NoWorkingRungError(RuntimeError):
+    """No rung gives Fisher products that another one confirms."""
+
+
+def choose_rung(
+    curvature: Curvature, fits_memory: bool, generator: torch.Generator, ladder: Sequence[RungChoice] = LADDER
+) -> RungChoice:
+    """
+    Take the first rung whose first and third product a fresh product of another rung confirms.
+
+    :param curvature: actor, parameters, distribution and mean
+    :param fits_memory: whether the graphs of the whole batch may be kept (it is one chunk)
+    :param generator: source of the probe vectors
+    :param ladder: rungs, the preferred first
+    :return: the choice, with the reasons against the earlier ones
+    :raises NoWorkingRungError: if none is confirmed
+    """
+    probe = _probe(curvature)
+    vectors = [_random_tangent(curvature.theta, generator) for _ in range(3)]
+    rejected: list[str] = []
+    for choice in ladder:
+        if choice.retained and not fits_memory:
+            rejected.append(f"{choice.name}: the batch is evaluated in several chunks")
+            continue
+        problem = _disagreement(probe, choice, vectors)
+        if problem is None:
+            return RungChoice(choice.rung, choice.retained, tuple(rejected))
+        rejected.append(f"{choice.name}: {problem}")
+    raise NoWorkingRungError("no way to compute Fisher-vector products of this policy works: " + "; ".join(rejected))
+
+
+def _probe(curvature: Curvature) -> Curvature:
+    first = curvature.mean.chunks[0]
+    rows = torch.arange(first.start, min(first.stop, first.start + PROBE_SAMPLES)) if isinstance(first, slice) else first
+    return Curvature(
+        curvature.actor,
+        curvature.theta,
+        curvature.distribution,
+        curvature.scale,
+        WeightedMean(curvature.mean.weights, (rows[:PROBE_SAMPLES].to(curvature.mean.weights.device),)),
+    )
+
+
+def _random_tangent(theta: Parameters, generator: torch.Generator) -> Tensor:
+    n_parameters = sum(parameter.numel() for parameter in theta)
+    return torch.randn(n_parameters, generator=generator, dtype=torch.float64).to(theta[0])
+
+
+def _disagreement(probe: Curvature, choice: RungChoice, vectors: Sequence[Tensor]) -> str | None:
+    """None if the rung's first and third products are confirmed, else what is wrong with it."""
+    try:
+        operator = FisherOperator(probe, choice)
+        products = [operator.product(vector) for vector in vectors]
+    except (RuntimeError, NotImplementedError) as error:
+        return f"raised {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+    verdicts = []
+    for rung in (Rung.FORWARD_REVERSE, Rung.DOUBLE_BACKWARD):
+        if rung is choice.rung:
+            continue
+        try:
+            references = [FisherOperator(probe, RungChoice(rung, retained=False)).product(vectors[i]) for i in (0, 2)]
+        except (RuntimeError, NotImplementedError):
+            continue
+        differing = [
+            which
+            for which, product, reference in zip(("first", "third"), (products[0], products[2]), references, strict=True)
+            if not _agree(product, reference)
+        ]
+        if not differing:
+            return None
+        verdicts.append(f"its {' and '.join(differing)} product differs from {rung.value}'s")
+    return "; ".join(verdicts) or "no other rung runs to confirm it"
+
+
+def _agree(product: Tensor, reference: Tensor) -> bool:
+    gap, size = torch.linalg.vector_norm(product - reference), torch.linalg.vector_norm(reference)
+    return bool(gap <= AGREEMENT[product.dtype] * size)
+
+
+def bytes_per_sample(forward: Callable[[slice], Tensor], parameters: Sequence[Tensor], n_samples: int) -> int:
+    """
+    Memory that autograd keeps for one sample, measured on a few.
+
+    :param forward: evaluates some samples with a graph
+    :param parameters: the parameters, which are not counted
+    :param n_samples: size of the batch
+    :return: bytes, >= 1
+    """
+    rows = chunked(n_samples, PROBE_SAMPLES)[0]
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward(rows)
+    n_probed: int = rows.stop - rows.start
+    return max(1, sum(kept.values()) // n_probed)

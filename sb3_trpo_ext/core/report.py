@@ -1,0 +1,277 @@
+"""One frozen record of everything that an update did: plain numbers, strings and small tuples."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sb3_trpo_ext.core.cg import CGResult
+from sb3_trpo_ext.core.critic import CriticResult
+from sb3_trpo_ext.core.line_search import LineSearchResult
+from sb3_trpo_ext.core.objective import Advantages, OnPolicyCheck
+from sb3_trpo_ext.core.status import UpdateStatus
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """
+    What one update did. None: not computed. KL divergences are in the unit that is bounded unless "joint" is said.
+
+    :param numerics_version: ``core.NUMERICS_VERSION``
+    :param n_updates: number of this update, from 1
+    :param num_timesteps: environment steps when it happened
+    :param updates_skipped: updates so far whose policy step was skipped, this one included
+    :param n_samples: samples in the batch
+    :param status: ``UpdateStatus``: what became of the policy
+    :param advice: what that means and what to try
+    :param target_kl: the trust region delta
+    :param kl_reduction: unit of the bounded KL: "mean" over action dimensions, or "joint"
+    :param kl: mean KL(new || old) of the applied step; 0.0 if none was
+    :param kl_joint: the same, summed over action dimensions
+    :param kl_reverse: mean KL(old || new)
+    :param kl_max: largest KL(new || old) of any state
+    :param behaviour_kl: divergence of the batch's behaviour from the policy that was updated
+    :param behaviour_kl_worst: the same in the environment and block of time where it is largest
+    :param behaviour_worst_cell: which one that is
+    :param behaviour_kl_threshold: what it may not exceed
+    :param noise_floor: divergence between two evaluations of the same policy
+    :param policy_objective: the surrogate mean(A ratio) of the policy after the update
+    :param surrogate_improvement: improvement of the surrogate by the applied step
+    :param expected_improvement: gᵀ (applied step)
+    :param reduction_ratio: their ratio
+    :param entropy: mean joint entropy of the batch's policy in nats; None where it has no closed form
+    :param std: mean standard deviation of a Gaussian policy after the update, as sb3-contrib logs it
+    :param grad_norm: 2-norm of the surrogate's gradient
+    :param direction: "cg", "gradient" (every solve failed), or None
+    :param cg_status: ``CGStatus`` of the last solve
+    :param cg_advice: what that means and what to try
+    :param cg_iterations: iterations of the last solve
+    :param cg_residual: its true relative residual
+    :param cg_retries: failed solves before it
+    :param cg_kept: residuals that were orthogonalised against
+    :param cg_residual_history: relative residual of the recurrence after each iteration
+    :param cg_model_history: quadratic model after each iteration
+    :param cg_damping: lambda of the last solve
+    :param next_damping: lambda of the next update
+    :param cg_precision: precision of the products, as it was really used
+    :param fisher_rung: how products were computed
+    :param fisher_products: how many
+    :param step_scale: factor from the direction to the full step
+    :param predicted_kl: KL of the full step by the quadratic model
+    :param line_search_status: ``LineSearchStatus``
+    :param line_search_backtracks: rejected candidates
+    :param trial_fractions: share of the full step of each candidate
+    :param trial_kls: KL of each candidate
+    :param trial_improvements: improvement of each candidate
+    :param trial_statuses: ``TrialStatus`` of each candidate
+    :param advantage_mean: mean of the raw advantages
+    :param advantage_std: their standard deviation
+    :param advantage_quantiles: their minimum, 5 %, 50 %, 95 % quantiles and maximum
+    :param critic_status: ``CriticStatus``
+    :param critic_advice: what that means and what to try
+    :param critic_epochs: epochs done
+    :param value_loss: mean loss over all minibatches, as sb3-contrib logs it
+    :param value_loss_before: loss of the whole batch before the epochs
+    :param value_loss_after: and after
+    :param explained_variance: of the returns by the values of the rollout; None if the returns don't vary
+    :param explained_variance_after: by the values after the epochs
+    :param notes: anything else that a person should know
+    """
+
+    numerics_version: int
+    n_updates: int
+    num_timesteps: int
+    updates_skipped: int
+    n_samples: int
+    status: str
+    advice: str
+    target_kl: float
+    kl_reduction: str
+    kl: float
+    kl_joint: float
+    kl_reverse: float
+    kl_max: float
+    behaviour_kl: float | None
+    behaviour_kl_worst: float | None
+    behaviour_worst_cell: str | None
+    behaviour_kl_threshold: float
+    noise_floor: float | None
+    policy_objective: float | None
+    surrogate_improvement: float
+    expected_improvement: float | None
+    reduction_ratio: float | None
+    entropy: float | None
+    std: float | None
+    grad_norm: float | None
+    direction: str | None
+    cg_status: str | None
+    cg_advice: str | None
+    cg_iterations: int | None
+    cg_residual: float | None
+    cg_retries: int | None
+    cg_kept: int | None
+    cg_residual_history: tuple[float | None, ...]
+    cg_model_history: tuple[float | None, ...]
+    cg_damping: float
+    next_damping: float
+    cg_precision: str
+    fisher_rung: str
+    fisher_products: int
+    step_scale: float | None
+    predicted_kl: float | None
+    line_search_status: str | None
+    line_search_backtracks: int | None
+    trial_fractions: tuple[float, ...]
+    trial_kls: tuple[float | None, ...]
+    trial_improvements: tuple[float | None, ...]
+    trial_statuses: tuple[str, ...]
+    advantage_mean: float | None
+    advantage_std: float | None
+    advantage_quantiles: tuple[float, ...]
+    critic_status: str
+    critic_advice: str
+    critic_epochs: int
+    value_loss: float | None
+    value_loss_before: float | None
+    value_loss_after: float | None
+    explained_variance: float | None
+    explained_variance_after: float | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the policy moved."""
+        return self.status == str(UpdateStatus.ACCEPTED)
+
+    def to_json(self) -> str:
+        """
+        Write as one line of strict JSON.
+
+        :return: text from which ``from_json`` makes an equal report
+        """
+        return json.dumps(dataclasses.asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> UpdateReport:
+        """
+        Read what ``to_json`` wrote.
+
+        :param text: one JSON object
+        :return: the report
+        """
+        fields: dict[str, Any] = json.loads(text)
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return cls(**values)
+
+
+def finite(value: float | None) -> float | None:
+    """
+    Replace a number that is not finite by None: nothing was computed that could be compared.
+
+    :param value: any number or None
+    :return: the number, or None
+    """
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _all_finite(values: Iterable[float]) -> tuple[float | None, ...]:
+    return tuple(finite(value) for value in values)
+
+
+def check_fields(check: OnPolicyCheck, cell_name: str | None) -> dict[str, Any]:
+    """
+    Fields of the on-policy check.
+
+    :param check: its result
+    :param cell_name: name of the worst cell
+    :return: values by field name
+    """
+    return {
+        "behaviour_kl": finite(check.divergence),
+        "behaviour_kl_worst": finite(check.worst),
+        "behaviour_worst_cell": cell_name,
+        "behaviour_kl_threshold": check.threshold,
+        "noise_floor": finite(check.noise_floor),
+    }
+
+
+def advantage_fields(advantages: Advantages | None) -> dict[str, Any]:
+    """
+    Fields of the raw advantages.
+
+    :param advantages: the advantages, or None
+    :return: values by field name
+    """
+    if advantages is None:
+        return {"advantage_mean": None, "advantage_std": None, "advantage_quantiles": ()}
+    return {
+        "advantage_mean": advantages.mean,
+        "advantage_std": advantages.std,
+        "advantage_quantiles": advantages.quantiles,
+    }
+
+
+def cg_fields(result: CGResult | None) -> dict[str, Any]:
+    """
+    Fields of the last solve.
+
+    :param result: its result, None if there was none
+    :return: values by field name
+    """
+    if result is None:
+        nothing = ("cg_status", "cg_advice", "cg_iterations", "cg_residual", "cg_kept")
+        return {**dict.fromkeys(nothing), "cg_residual_history": (), "cg_model_history": ()}
+    return {
+        "cg_status": result.status.value,
+        "cg_advice": result.status.advice,
+        "cg_iterations": result.iterations,
+        "cg_residual": finite(result.residual),
+        "cg_kept": result.kept,
+        "cg_residual_history": _all_finite(result.residual_history),
+        "cg_model_history": _all_finite(result.model_history),
+    }
+
+
+def search_fields(result: LineSearchResult | None) -> dict[str, Any]:
+    """
+    Fields of the line search: what was applied, and every trial.
+
+    :param result: its result, None if there was none
+    :return: values by field name
+    """
+    trials = result.trials if result is not None else ()
+    applied = result.accepted if result is not None else None
+    return {
+        "kl": applied.kl if applied else 0.0,
+        "kl_joint": applied.kl_joint if applied else 0.0,
+        "kl_reverse": applied.kl_reverse if applied else 0.0,
+        "kl_max": applied.kl_max if applied else 0.0,
+        "surrogate_improvement": applied.improvement if applied else 0.0,
+        "line_search_status": result.status.value if result else None,
+        "line_search_backtracks": len(trials) - (applied is not None) if result else None,
+        "trial_fractions": tuple(trial.fraction for trial in trials),
+        "trial_kls": _all_finite(trial.evaluation.kl for trial in trials),
+        "trial_improvements": _all_finite(trial.evaluation.improvement for trial in trials),
+        "trial_statuses": tuple(trial.status.value for trial in trials),
+    }
+
+
+def critic_fields(result: CriticResult) -> dict[str, Any]:
+    """
+    Fields of the critic's epochs.
+
+    :param result: how they went
+    :return: values by field name
+    """
+    return {
+        "critic_status": result.status.value,
+        "critic_advice": result.status.advice,
+        "critic_epochs": result.epochs,
+        "value_loss": finite(result.mean_minibatch_loss),
+        "value_loss_before": finite(result.loss_before),
+        "value_loss_after": finite(result.loss_after),
+    }

@@ -1,0 +1,1 @@
+"""Observers of ``UpdateReport``: they read it, and never change the maths."""

@@ -1,0 +1,1 @@
+"""Thin glue between ``core`` and Stable-Baselines3."""

@@ -1,0 +1,9 @@
+"""Errors of an update. Both are ValueErrors: the RL Zoo prunes a trial on ValueError, anything else ends its study."""
+
+
+class StaleBatchError(ValueError):
+    """The batch was not collected by exactly the policy that is to be updated; nothing was changed."""
+
+
+class NonFiniteError(ValueError):
+    """A NaN or an infinity in the rollout or in the parameters; nothing was changed."""

@@ -1,0 +1,31 @@
+"""All or nothing: whatever raises in the middle of an update, policy and optimiser are as they were before it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_trpo_ext.core.flat import Snapshot
+
+
+@contextmanager
+def all_or_nothing(policy: ActorCriticPolicy) -> Iterator[None]:
+    """
+    Restore parameters, buffers and optimiser state bit for bit if the body raises anything, Ctrl-C included.
+
+    :param policy: the policy, with its optimiser
+    :yields: nothing
+    """
+    snapshot = Snapshot.take(chain(policy.parameters(), policy.buffers()))
+    optimizer_state = copy.deepcopy(policy.optimizer.state_dict())
+    try:
+        yield
+    except BaseException:
+        snapshot.restore()
+        policy.optimizer.load_state_dict(optimizer_state)
+        policy.optimizer.zero_grad(set_to_none=True)
+        raise

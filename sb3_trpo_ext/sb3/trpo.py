@@ -1,0 +1,442 @@
+"""
+class TRPO: sb3-contrib's, with another update. One update is ``train``; its steps are the rooms of ``core``.
+
+Differences from sb3-contrib that a user may notice:
+
+1. The policy step evaluates the policy as it acts (eval mode), on the whole batch, in float64; a step is verified on the
+   parameters as deployed. ``sub_sampling_factor`` thins the Fisher products only, by a random sub-sample.
+2. A batch that this policy did not collect, and anything non-finite, is refused before it can do harm.
+3. Damping adapts, within a range that begins at ``cg_damping``.
+4. The critic trains until its loss is below where it began; parameters that the actor depends on are never moved by it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sb3_contrib
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import CSVOutputFormat
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_trpo_ext.core.cg import CGSettings
+from sb3_trpo_ext.core.critic import CriticResult, CriticSettings, fit_critic
+from sb3_trpo_ext.core.damping import RANGE_FACTOR, DampingState
+from sb3_trpo_ext.core.fisher import Curvature, RungChoice, choose_rung
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.core.status import OnPolicyStatus, UpdateStatus
+from sb3_trpo_ext.core.update import PolicyResult, PolicySettings, update_policy
+from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
+from sb3_trpo_ext.monitoring.run_folder import RunFolder
+from sb3_trpo_ext.sb3.adapter import action_distribution
+from sb3_trpo_ext.sb3.errors import StaleBatchError
+from sb3_trpo_ext.sb3.guard import all_or_nothing
+from sb3_trpo_ext.sb3.problems import Critic, Evaluated, computing_device, evaluate_batch, explained_variance
+from sb3_trpo_ext.sb3.rollout import (
+    BehaviourRecorder,
+    RolloutBatch,
+    read_batch,
+    refuse_non_finite_parameters,
+    refuse_non_finite_rollout,
+)
+from sb3_trpo_ext.sb3.run_paths import find_run_folder
+from sb3_trpo_ext.sb3.summary import SKIPPED, mean_entropy, mean_std, summarise
+from sb3_trpo_ext.sb3.validation import SIZES, notice_unit, refuse_impossible, warn_about_risks
+
+SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
+
+RESIDUALS_MEMORY = 2**31
+"""Bytes that CG's earlier residuals may hold: 25 of 10 million parameters in float64."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateInputs:
+    """
+    References to what went into the newest update.
+
+    :param batch: the rollout
+    :param evaluated: the same as the policy step's data
+    :param result: full results of the policy step
+    """
+
+    batch: RolloutBatch
+    evaluated: Evaluated
+    result: PolicyResult
+
+
+class TRPO(sb3_contrib.TRPO):
+    """
+    Trust Region Policy Optimization (Schulman et al., 2015, arXiv 1502.05477), hardened: a drop-in for sb3-contrib's.
+
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, ...)
+    :param env: The environment to learn from (if registered in Gym, can be str)
+    :param learning_rate: The learning rate of the value function, it can be a function of the current progress
+        remaining (from 1 to 0)
+    :param n_steps: The number of steps to run for each environment per update; n_steps * n_envs must be greater than 1
+        if advantages are normalised
+    :param batch_size: Minibatch size for the value function
+    :param gamma: Discount factor, in [0, 1]
+    :param cg_max_steps: Largest number of conjugate-gradient steps
+    :param cg_damping: Damping lambda >= 0 of the Fisher matrix, in the unit of ``kl_reduction``
+    :param line_search_shrinking_factor: Factor between the candidates of the line search, in (0, 1)
+    :param line_search_max_iter: Number of candidates
+    :param n_critic_updates: Number of critic epochs per update, enforced
+    :param gae_lambda: Trade-off of bias and variance of the Generalized Advantage Estimator, in [0, 1]
+    :param use_sde: Whether to use generalized State Dependent Exploration (gSDE)
+    :param sde_sample_freq: Sample a new noise matrix every n steps when using gSDE; -1: only at the start of the rollout
+    :param rollout_buffer_class: Rollout buffer class to use. If ``None``, it will be automatically selected.
+    :param rollout_buffer_kwargs: Keyword arguments to pass to the rollout buffer on creation
+    :param normalize_advantage: Whether to normalize the advantage
+    :param target_kl: The trust region delta > 0: bound of the mean KL of one update, in the unit of ``kl_reduction``
+    :param sub_sampling_factor: Thin the batch of the Fisher products by this factor
+    :param stats_window_size: Window size for the rollout logging
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments to be passed to the policy on creation
+    :param verbose: the verbosity level: 0 no output, 1 info, 2 debug
+    :param seed: Seed for the pseudo random generators
+    :param device: Device (cpu, cuda, ...) of the policy; where it has no float64 (mps), the policy step runs on the CPU
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    :param kl_reduction: Unit of the bounded KL: "mean" over action dimensions, sb3-contrib's; "joint", the paper's. None:
+        "mean", with a notice where the two differ
+    :param cg_precision: Precision of the Fisher products and of CG's recurrence: "float64"; "mixed": float32 products in
+        a float64 recurrence; "float32"
+    :param cg_preconditioner: "none"
+    :param cg_rtol: CG stops at this relative residual, in [0, 1)
+    :param adaptive_damping: Whether lambda follows the reduction ratio, and failed solves are retried with more
+    :param cg_damping_range: (low, high) of the adaptive lambda. None: cg_damping to 1000 cg_damping
+    :param max_critic_updates: End of the extra critic epochs, which are run while the value loss is not below where it
+        began. None: twice ``n_critic_updates``
+    :param critic_tolerance: Also run extra epochs while one lowers the value loss by more than this share. None: don't
+    :param min_explained_variance: Below it only the critic is trained. None: off
+    :param on_stale_batch: A batch that was not collected by this policy: "raise" StaleBatchError, or "skip" its policy step
+    :param on_nonfinite: Anything non-finite in the rollout: "raise" NonFiniteError
+    :param fisher_chunk_size: Samples that are evaluated together. None: as many as a memory bound allows
+    :param log_folder: Run folder (progress.csv, updates.jsonl, histories). None: the folder of the Monitor files, else the
+        logger's, if there is one
+    :param warn_on_risky: Whether to warn about settings that experience speaks against
+    :raises ValueError: for impossible settings, naming argument, value and valid range
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        n_steps: int = 2048,
+        batch_size: int = 128,
+        gamma: float = 0.99,
+        cg_max_steps: int = 15,
+        cg_damping: float = 0.1,
+        line_search_shrinking_factor: float = 0.8,
+        line_search_max_iter: int = 10,
+        n_critic_updates: int = 10,
+        gae_lambda: float = 0.95,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = True,
+        target_kl: float = 0.01,
+        sub_sampling_factor: int = 1,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        kl_reduction: str | None = None,
+        cg_precision: str = "float64",
+        cg_preconditioner: str = "none",
+        cg_rtol: float = 1e-10,
+        adaptive_damping: bool = True,
+        cg_damping_range: tuple[float, float] | None = None,
+        max_critic_updates: int | None = None,
+        critic_tolerance: float | None = None,
+        min_explained_variance: float | None = None,
+        on_stale_batch: str = "raise",
+        on_nonfinite: str = "raise",
+        fisher_chunk_size: int | None = None,
+        log_folder: str | None = None,
+        warn_on_risky: bool = True,
+    ):
+        refuse_impossible({"n_steps": n_steps, "batch_size": batch_size}, SIZES)
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            n_steps,
+            batch_size,
+            gamma,
+            cg_max_steps,
+            cg_damping,
+            line_search_shrinking_factor,
+            line_search_max_iter,
+            n_critic_updates,
+            gae_lambda,
+            use_sde,
+            sde_sample_freq,
+            rollout_buffer_class,
+            rollout_buffer_kwargs,
+            normalize_advantage,
+            target_kl,
+            sub_sampling_factor,
+            stats_window_size,
+            tensorboard_log,
+            policy_kwargs,
+            verbose,
+            seed,
+            device,
+            _init_setup_model=False,
+        )
+        self.kl_reduction = kl_reduction
+        self.cg_precision = cg_precision
+        self.cg_preconditioner = cg_preconditioner
+        self.cg_rtol = cg_rtol
+        self.adaptive_damping = adaptive_damping
+        self.cg_damping_range = cg_damping_range
+        self.max_critic_updates = max_critic_updates
+        self.critic_tolerance = critic_tolerance
+        self.min_explained_variance = min_explained_variance
+        self.on_stale_batch = on_stale_batch
+        self.on_nonfinite = on_nonfinite
+        self.fisher_chunk_size = fisher_chunk_size
+        self.log_folder = log_folder
+        self.warn_on_risky = warn_on_risky
+        self.last_update: UpdateReport | None = None
+        self.last_update_inputs: UpdateInputs | None = None
+        # Plain numbers, so that sb3-contrib can load what we save.
+        self._adapted_damping: float | None = None
+        self._updates_skipped = 0
+        self._rung: RungChoice | None = None
+        self._recorder = BehaviourRecorder()
+        self._run_folder: RunFolder | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        refuse_impossible(vars(self))
+        _refuse_overridden_product(self)
+        if self.normalize_advantage:
+            assert self.n_steps * self.n_envs > 1, (
+                f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={self.n_envs}"
+            )
+        super()._setup_model()
+        dims = action_distribution(self.policy).independent_dims
+        if self.kl_reduction is None and dims > 1:
+            notice_unit(self.target_kl, dims)
+        if self.warn_on_risky:
+            warn_about_risks(vars(self), self.target_kl / self._kl_scale())
+        if computing_device(self.device) != self.device:
+            warnings.warn(
+                f"TRPO: device {self.device} has no float64: the policy step runs on the CPU", UserWarning, stacklevel=3
+            )
+
+    def _kl_scale(self) -> float:
+        """Bounded KL = this * joint KL."""
+        return 1.0 if self.kl_reduction == "joint" else 1.0 / action_distribution(self.policy).independent_dims
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Collect with SB3's own loop, while the behaviour is recorded.
+
+        :param env: The training environment
+        :param callback: Callback that will be called at each step
+        :param rollout_buffer: Buffer to fill with rollouts
+        :param n_rollout_steps: Number of experiences to collect per environment
+        :return: True if it was filled, False if the callback terminated the rollout
+        :raises NonFiniteError: at an observation that is not finite
+        """
+        with self._recorder.recording(self.policy, rollout_buffer):
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def train(self) -> None:
+        """
+        One update: check the batch, take a verified step within the trust region or none, train the critic, report.
+
+        :raises StaleBatchError: the batch was not collected by this policy (``on_stale_batch="raise"``)
+        :raises NonFiniteError: something in the rollout or the policy is not finite
+        """
+        with all_or_nothing(self.policy):
+            self._update_learning_rate(self.policy.optimizer)
+            self.policy.set_training_mode(False)
+            batch = read_batch(self.rollout_buffer, self._recorder)
+            refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
+            refuse_non_finite_parameters(self.policy)
+            evaluated = evaluate_batch(self.policy, batch, self._kl_scale(), self.fisher_chunk_size, self._sub_sample(batch))
+            damping = self._damping()
+            result = update_policy(evaluated.problem, self._policy_settings(evaluated), damping)
+            self._treat_stale_batch(result, batch, evaluated)
+            critic = Critic(self.policy, batch, self.rollout_buffer, self.batch_size, evaluated)
+            critic_result = fit_critic(critic.problem(), self._critic_settings())
+            explained_after = explained_variance(critic.values(), batch.returns)
+            self.policy.set_training_mode(False)
+        self._conclude(UpdateInputs(batch, evaluated, result), critic_result, damping, explained_after)
+
+    def _sub_sample(self, batch: RolloutBatch) -> tuple[int, torch.Generator] | None:
+        """A generator of its own, from the seed and the update's number: a resumed run draws the same."""
+        if self.sub_sampling_factor == 1:
+            return None
+        generator = torch.Generator().manual_seed(((self.seed or 0) << 24) + self._n_updates)
+        return len(batch) // self.sub_sampling_factor, generator
+
+    def _damping(self) -> DampingState:
+        low, high = self.cg_damping_range or (self.cg_damping, RANGE_FACTOR * self.cg_damping)
+        if not self.adaptive_damping:
+            return DampingState(self.cg_damping, self.cg_damping, self.cg_damping, adaptive=False)
+        value = self.cg_damping if self._adapted_damping is None else self._adapted_damping
+        return DampingState(min(max(value, low), high), low, high)
+
+    def _policy_settings(self, evaluated: Evaluated) -> PolicySettings:
+        problem = evaluated.problem
+        n_parameters = sum(parameter.numel() for parameter in problem.parameters)
+        keep = min(self.cg_max_steps, RESIDUALS_MEMORY // (8 * n_parameters))
+        if self._rung is None:
+            surrogate = problem.surrogate
+            curvature = Curvature(
+                surrogate.actor, problem.theta, surrogate.distribution, surrogate.kl_scale, problem.surrogate.mean
+            )
+            self._rung = choose_rung(curvature, len(evaluated.chunks) == 1, torch.Generator().manual_seed(0))
+            if evaluated.dtype is torch.float32:
+                warnings.warn("TRPO: this policy can't be evaluated in float64: the policy step runs in float32", stacklevel=4)
+        return PolicySettings(
+            max_kl=self.target_kl,
+            normalize_advantage=self.normalize_advantage,
+            min_explained_variance=self.min_explained_variance,
+            cg=CGSettings(self.cg_max_steps, self.cg_rtol, keep),
+            cg_precision=self.cg_precision,
+            rung=self._rung,
+            shrink=self.line_search_shrinking_factor,
+            max_trials=self.line_search_max_iter,
+        )
+
+    def _critic_settings(self) -> CriticSettings:
+        most = 2 * self.n_critic_updates if self.max_critic_updates is None else self.max_critic_updates
+        return CriticSettings(self.n_critic_updates, most, self.critic_tolerance)
+
+    def _treat_stale_batch(self, result: PolicyResult, batch: RolloutBatch, evaluated: Evaluated) -> None:
+        if result.status is not UpdateStatus.STALE_BATCH:
+            return
+        message = _stale_message(result, batch, evaluated, self.target_kl)
+        if self.on_stale_batch == "raise":
+            raise StaleBatchError(message)
+        warnings.warn(f"TRPO: policy step skipped: {message}", UserWarning, stacklevel=3)
+
+    def _conclude(
+        self, inputs: UpdateInputs, critic: CriticResult, damping: DampingState, explained_after: float | None
+    ) -> None:
+        """Count, report, log: nothing here can change the policy."""
+        result, evaluated = inputs.result, inputs.evaluated
+        self._n_updates += 1
+        self._updates_skipped += result.status in SKIPPED
+        self._adapted_damping = result.damping.value if self.adaptive_damping else self._adapted_damping
+        self.last_update_inputs = inputs
+        self.last_update = summarise(
+            result,
+            critic,
+            inputs.batch.cell_name(result.check.worst_cell),
+            damping=damping.value,
+            n_updates=self._n_updates,
+            num_timesteps=self.num_timesteps,
+            updates_skipped=self._updates_skipped,
+            n_samples=len(inputs.batch),
+            target_kl=float(self.target_kl),
+            kl_reduction=self.kl_reduction or "mean",
+            entropy=mean_entropy(evaluated.problem.surrogate),
+            std=mean_std(self.policy),
+            cg_precision=self.cg_precision if evaluated.dtype is torch.float64 else "float32",
+            fisher_rung=self._rung.name if self._rung else "",
+            explained_variance=evaluated.problem.explained_variance,
+            explained_variance_after=explained_after,
+            notes=self._rung.rejected if self._rung else (),
+        )
+        for key, value in logged_values(self.last_update):
+            self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)
+        self._write_run_folder(self.last_update)
+
+    def _write_run_folder(self, report: UpdateReport) -> None:
+        if self._run_folder is None:
+            folder = find_run_folder(self.log_folder, self.env, self.logger)
+            if folder is None:
+                return
+            foreign_csv = any(isinstance(output, CSVOutputFormat) for output in self.logger.output_formats)
+            resume = report.n_updates > 1
+            self._run_folder = RunFolder(Path(folder), resume, with_csv=not (foreign_csv and folder == self.logger.dir))
+        self._run_folder.write(report)
+
+    def learn(
+        self: SelfTRPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "TRPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfTRPO:
+        """
+        Train; the last update's log, which SB3 would never write, is written at the end.
+
+        :param total_timesteps: The total number of samples (env steps) to train on
+        :param callback: callback(s) called at every step with state of the algorithm
+        :param log_interval: updates between logs
+        :param tb_log_name: the name of the run for TensorBoard logging
+        :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
+        :param progress_bar: Display a progress bar using tqdm and rich
+        :return: the trained model
+        """
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        if self.logger.name_to_value:
+            self.logger.dump(step=self.num_timesteps)
+        return self
+
+    def _excluded_save_params(self) -> list[str]:
+        ours = ["last_update", "last_update_inputs", "_rung", "_recorder", "_run_folder"]
+        return [*super()._excluded_save_params(), *ours]
+
+
+def _refuse_overridden_product(model: TRPO) -> None:
+    """sb3-contrib's hook for another curvature matrix: we don't call it, so an override must not be ignored silently."""
+    for name in ("hessian_vector_product", "_compute_actor_grad"):
+        if getattr(type(model), name) is not getattr(sb3_contrib.TRPO, name) or name in vars(model):
+            raise TypeError(
+                f"{type(model).__name__} overrides {name}, which sb3_trpo_ext.TRPO does not call (its Fisher products are "
+                "computed in float64 by core.fisher). Remove the override, or derive from sb3_contrib.TRPO."
+            )
+
+
+def _stale_message(result: PolicyResult, batch: RolloutBatch, evaluated: Evaluated, max_kl: float) -> str:
+    check = result.check
+    where = batch.cell_name(check.worst_cell) or "the whole batch"
+    with torch.no_grad():
+        again = [torch.equal(*(evaluated.function.own_forward(rows) for _ in range(2))) for rows in evaluated.chunks[:1]]
+    if not all(again):
+        return (
+            "the policy gives different distributions for the same observations in eval mode, so no batch can be checked "
+            "against it. Likely cause: dropout or noise that ignores eval mode."
+        )
+    if check.status is OnPolicyStatus.TOO_DETERMINISTIC:
+        return (
+            f"the policy is too deterministic for {_dtype_name(evaluated)}: rounding alone makes a divergence of "
+            f"{check.noise_floor:.3g}, more than 1 % of target_kl={max_kl:.3g}, so neither staleness nor the trust region "
+            "can be verified. Raise the policy's std (log_std_init, a floor), target_kl, or stop here."
+        )
+    return (
+        f"this batch was not collected by the policy that is updated: it diverges by {check.worst:.3g} in {where} "
+        f"({check.divergence:.3g} overall), above {check.threshold:.3g}; target_kl={max_kl:.3g}. Likely causes: train() "
+        "called twice on one rollout; the policy changed while or after it collected (a callback, set_parameters, another "
+        "worker); the buffer was filled by another model; dropout or batch norm that act differently on other batch sizes."
+    )
+
+
+def _dtype_name(evaluated: Evaluated) -> str:
+    return str(evaluated.problem.parameters[0].dtype).removeprefix("torch.")
