@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,12 +89,13 @@ def fit_critic(problem: CriticProblem, settings: CriticSettings) -> CriticResult
     minibatch_losses: list[Tensor] = []
     previous = current = before
     epochs = 0
-    while _another_epoch(epochs, before, previous, current, settings):
-        minibatch_losses.extend(_epoch(problem))
-        epochs += 1
-        # The enforced epochs need no verdict in between: a loss that became non-finite stays so.
-        if epochs >= settings.min_epochs - 1:
-            previous, current = current, problem.whole_batch_loss()
+    with _fused(problem.optimizer):
+        while _another_epoch(epochs, before, previous, current, settings):
+            minibatch_losses.extend(_epoch(problem))
+            epochs += 1
+            # The enforced epochs need no verdict in between: a loss that became non-finite stays so.
+            if epochs >= settings.min_epochs - 1:
+                previous, current = current, problem.whole_batch_loss()
     if not math.isfinite(current):
         snapshot.restore()
         problem.optimizer.load_state_dict(optimizer_state)
@@ -109,6 +112,28 @@ def _another_epoch(epochs: int, before: float, previous: float, current: float, 
     if not current < before:
         return True
     return settings.tolerance is not None and previous - current > settings.tolerance * previous
+
+
+@contextmanager
+def _fused(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """One kernel a step for plain Adam, while training: the groups, which are saved with the model, stay as they were."""
+    groups = [group for group in optimizer.param_groups if _can_fuse(optimizer, group)]
+    before = [group.get("fused") for group in groups]
+    try:
+        for group in groups:
+            group["fused"] = True
+        yield
+    finally:
+        for group, fused in zip(groups, before, strict=True):
+            group["fused"] = fused
+
+
+def _can_fuse(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        return False
+    if any(group.get(name) for name in ("foreach", "capturable", "differentiable")):
+        return False
+    return all(p.device.type in ("cpu", "cuda") and p.dtype in (torch.float32, torch.float64) for p in group["params"])
 
 
 def _epoch(problem: CriticProblem) -> list[Tensor]:

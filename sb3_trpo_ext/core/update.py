@@ -166,7 +166,7 @@ def update_policy(problem: PolicyProblem, settings: PolicySettings, damping: Dam
         return ended(UpdateStatus.ZERO_VARIANCE_ADVANTAGES)
 
     surrogate = replace(problem.surrogate, advantages=advantages.values)
-    g = surrogate.gradient(problem.theta)
+    g = surrogate.gradient(problem.theta).double()
     solve = find_direction(problem, settings, damping, g)
     ended = partial(ended, gradient_norm=float(torch.linalg.vector_norm(g)), solve=solve)
     if solve.result.status is CGStatus.ZERO_GRADIENT:
@@ -177,7 +177,7 @@ def update_policy(problem: PolicyProblem, settings: PolicySettings, damping: Dam
     search = search_along(solve.direction, surrogate, problem, settings)
     if search.parameters is None:
         return _with_next_damping(ended(UpdateStatus.LINE_SEARCH_FAILED, search=search), None, None)
-    applied = flatten(part.to(g.dtype) for part in search.parameters) - flatten(problem.theta)
+    applied = flatten(part.double() for part in search.parameters) - flatten(problem.theta).double()
     assign(problem.parameters, search.parameters)
     return _with_next_damping(ended(UpdateStatus.ACCEPTED, search=search), g, applied)
 
@@ -192,8 +192,8 @@ def find_direction(problem: PolicyProblem, settings: PolicySettings, damping: Da
     :param g: gradient of the surrogate, shape (n,)
     :return: the last solve and the direction, if there is one
     """
-    fast, exact = _operators(problem, settings, g)
-    rhs = g.to(min(g.dtype, RECURRENCE_DTYPE[settings.cg_precision], key=lambda dtype: dtype.itemsize))
+    fast, exact = _operators(problem, settings)
+    rhs = g.to(RECURRENCE_DTYPE[settings.cg_precision])
     dampings = retry_dampings(damping)
     for retries, value in enumerate(dampings):
         result = conjugate_gradient(
@@ -227,16 +227,16 @@ def search_along(
         return surrogate.evaluate(tuple(part.to(like.dtype) for part, like in zip(candidate, theta, strict=True)))
 
     step = direction.scale.scale * direction.vector
-    return backtrack(flatten(theta), step, partial(as_deployed, parameters=problem.parameters), evaluate, limits)
+    return backtrack(flatten(theta).double(), step, partial(as_deployed, parameters=problem.parameters), evaluate, limits)
 
 
-def _operators(problem: PolicyProblem, settings: PolicySettings, g: Tensor) -> tuple[FisherOperator, FisherOperator]:
+def _operators(problem: PolicyProblem, settings: PolicySettings) -> tuple[FisherOperator, FisherOperator]:
     """The operator of the iterations, and the one that verifies them (the same unless precision is mixed)."""
     surrogate = problem.surrogate
     curvature = Curvature(surrogate.actor, problem.theta, surrogate.distribution, surrogate.kl_scale, problem.fisher_mean)
     exact = FisherOperator(curvature, settings.rung)
     dtype = PRODUCT_DTYPE[settings.cg_precision]
-    if g.dtype is dtype or g.dtype is torch.float32:
+    if exact.dtype in (dtype, torch.float32):
         return exact, exact
     rounded = replace(curvature, theta=tuple(part.to(dtype) for part in problem.theta))
     fast = FisherOperator(rounded, settings.rung)

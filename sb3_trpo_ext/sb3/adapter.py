@@ -200,7 +200,8 @@ class PolicyFunction:
         :param dtype: precision
         :return: copies on the computing device
         """
-        return tuple(parameter.detach().to(self.device, dtype, copy=True) for parameter in self.parameters)
+        # Moved before it is cast: the policy's device may have no float64.
+        return tuple(parameter.detach().to(self.device).to(dtype, copy=True) for parameter in self.parameters)
 
     def __call__(self, theta: Parameters, rows: Rows) -> Tensor:
         """
@@ -224,7 +225,7 @@ class PolicyFunction:
         if dtype not in self._others:
             of_actor = {id(parameter) for parameter in self.parameters}
             self._others[dtype] = {
-                place: tensor.detach().to(self.device, dtype if tensor.is_floating_point() else tensor.dtype)
+                place: tensor.detach().to(self.device).to(dtype if tensor.is_floating_point() else tensor.dtype)
                 for place, tensor in self._places.items()
                 if id(tensor) not in of_actor
             }

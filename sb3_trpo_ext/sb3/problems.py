@@ -159,10 +159,16 @@ def explained_variance(values: Tensor, returns: Tensor) -> float | None:
     :param returns: targets, shape (n,)
     :return: at most 1; None if the returns don't vary
     """
-    variance = float(returns.double().var(correction=0))
+    values, returns = _float64(values), _float64(returns)
+    variance = float(returns.var(correction=0))
     if variance == 0.0:
         return None
-    return 1.0 - float((returns.double() - values.double()).var(correction=0)) / variance
+    return 1.0 - float((returns - values).var(correction=0)) / variance
+
+
+def _float64(tensor: Tensor) -> Tensor:
+    """In float64 where there is one: moved before it is cast."""
+    return tensor.to(computing_device(tensor.device)).double()
 
 
 class Critic:
@@ -211,7 +217,7 @@ class Critic:
 
         :return: the loss, in the unit of squared returns
         """
-        return float((self.batch.returns.double() - self.values().double()).square().mean())
+        return float((_float64(self.batch.returns) - _float64(self.values())).square().mean())
 
     def _observations(self, rows: slice | Tensor) -> Tensor:
         observations: Tensor = map_tensors(lambda tensor: tensor[rows], self.batch.observations)
