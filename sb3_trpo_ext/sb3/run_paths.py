@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stable_baselines3.common.env_util import unwrap_wrapper
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
@@ -22,8 +23,8 @@ def find_run_folder(log_folder: str | None, env: VecEnv | None, logger: Logger) 
 
 
 def _monitor_folder(env: VecEnv | None) -> str | None:
-    if env is None or not env.env_is_wrapped(Monitor, indices=[0])[0]:
-        return None
-    writer = env.get_attr("results_writer", indices=[0])[0]
-    file = getattr(writer, "file_handler", None)
-    return None if file is None else str(Path(file.name).parent)
+    """Only environments of this process can be asked: an open file does not travel between processes."""
+    local = getattr(env.unwrapped, "envs", None) if env is not None else None
+    monitor = unwrap_wrapper(local[0], Monitor) if local else None
+    writer = monitor.results_writer if isinstance(monitor, Monitor) else None
+    return None if writer is None else str(Path(writer.file_handler.name).parent)

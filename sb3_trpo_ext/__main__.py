@@ -1,0 +1,26 @@
+"""``python -m sb3_trpo_ext SCRIPT ...``: see ``python -m sb3_trpo_ext -h``."""
+
+import sys
+
+
+def main() -> int:
+    """
+    Run the command line.
+
+    :return: exit code
+    """
+    try:
+        from sb3_trpo_ext.zoo.cli import run
+
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as a shell counts; the Zoo has saved what it could
+    except ModuleNotFoundError as error:
+        if error.name != "rl_zoo3":
+            raise
+        sys.stderr.write("The RL Zoo is missing: pip install 'sb3-trpo-ext[zoo]'\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

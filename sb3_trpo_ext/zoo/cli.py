@@ -1,0 +1,148 @@
+"""The command line: the RL Zoo's scripts, unchanged and in this process, with our TRPO behind ``--algo trpo``."""
+
+import argparse
+import importlib
+import runpy
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
+from sb3_trpo_ext.zoo import convert_config
+
+# Functions of the Zoo that raise, with nothing begun, when what was typed names nothing that exists
+ZOO_INPUT_CHECKS = frozenset({"train", "get_model_path"})
+
+
+@dataclass(frozen=True)
+class Script:
+    """
+    One of the Zoo's scripts.
+
+    :param summary: one line of help
+    :param module: where it lives
+    :param function: its function; None where the module itself is the script
+    :param defaults: flags put before the user's own, which therefore win
+    """
+
+    summary: str
+    module: str
+    function: str | None
+    defaults: tuple[str, ...]
+
+
+SCRIPTS = {
+    "train": Script(
+        "train, or search hyperparameters with -optimize", "rl_zoo3.train", "train", ("--algo", "trpo", "-f", "logs")
+    ),
+    "enjoy": Script("watch a trained agent", "rl_zoo3.enjoy", "enjoy", ("--algo", "trpo", "-f", "logs")),
+    "record_video": Script(
+        "film a trained agent (no screen needed)", "rl_zoo3.record_video", None, ("--algo", "trpo", "-f", "logs")
+    ),
+    "plot_train": Script(
+        "plot the training reward of runs", "rl_zoo3.plots.plot_train", "plot_train", ("-a", "trpo", "-f", "logs")
+    ),
+    "all_plots": Script(
+        "compare the evaluations of runs", "rl_zoo3.plots.all_plots", "all_plots", ("-a", "trpo", "-f", "logs")
+    ),
+    "plot_from_file": Script("plot what all_plots has saved", "rl_zoo3.plots.plot_from_file", "plot_from_file", ()),
+}
+
+
+def run(arguments: list[str]) -> int:
+    """
+    Run one script.
+
+    :param arguments: the command line after ``python -m sb3_trpo_ext``
+    :return: exit code; 2 for a command line that can't be run
+    """
+    name, *rest = arguments or ["-h"]
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "convert-config":
+        return convert_config.main(rest)
+    if name not in SCRIPTS:
+        return _fail(f"unknown script {name!r}: choose from {', '.join([*SCRIPTS, 'convert-config'])}")
+    return _run_zoo_script(name, rest)
+
+
+def _run_zoo_script(name: str, arguments: list[str]) -> int:
+    """
+    Hand over to the Zoo, which reads ``sys.argv``.
+
+    :param name: a key of ``SCRIPTS``
+    :param arguments: the user's own flags
+    :return: exit code
+    """
+    sys.argv = [f"python -m sb3_trpo_ext {name}", *SCRIPTS[name].defaults, *_own_config(name, arguments), *arguments]
+    try:
+        _entry(SCRIPTS[name])()
+    except ModuleNotFoundError as error:
+        if error.name not in ("seaborn", "rliable"):
+            raise
+        return _fail(f"the Zoo's plots need {error.name}: pip install 'rl-zoo3[plots]'")
+    except (AssertionError, ValueError) as error:
+        if traceback.extract_tb(error.__traceback__)[-1].name not in ZOO_INPUT_CHECKS:
+            raise
+        return _fail(str(error))
+    return 0
+
+
+def _entry(script: Script) -> Callable[[], object]:
+    """
+    Load a script of the Zoo.
+
+    :param script: which one
+    :return: what runs it
+    """
+    if script.function is None:
+        return lambda: runpy.run_module(script.module, run_name="__main__")
+    entry: Callable[[], object] = getattr(importlib.import_module(script.module), script.function)
+    return entry
+
+
+def _own_config(name: str, arguments: list[str]) -> list[str]:
+    """
+    Choose our YAML for training, unless another algorithm is trained, which it says nothing about.
+
+    :param name: a key of ``SCRIPTS``
+    :param arguments: the user's own flags
+    :return: flags
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--algo", default="trpo")
+    algo = parser.parse_known_args(arguments)[0].algo
+    return ["--conf-file", "sb3_trpo_ext.zoo"] if name == "train" and algo == "trpo" else []
+
+
+def _help() -> str:
+    """
+    List every script.
+
+    :return: the text of ``-h``
+    """
+    summaries = {name: script.summary for name, script in SCRIPTS.items()} | {"convert-config": convert_config.SUMMARY}
+    lines = [f"  {name:<15} {summary}" for name, summary in summaries.items()]
+    return "\n".join(
+        [
+            "usage: python -m sb3_trpo_ext SCRIPT ...        (SCRIPT -h lists what a script takes)",
+            "",
+            *lines,
+            "",
+            "All but convert-config are the RL Zoo's own scripts. Unless you say otherwise they use --algo trpo (ours),",
+            "the log folder `logs` and, for train, our hyperparameters (--conf-file sb3_trpo_ext.zoo).",
+        ]
+    )
+
+
+def _fail(message: str) -> int:
+    """
+    Report a command line that can't be run.
+
+    :param message: what is wrong
+    :return: exit code 2
+    """
+    print(f"sb3_trpo_ext: {message}", file=sys.stderr)
+    return 2

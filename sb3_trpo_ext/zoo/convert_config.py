@@ -1,0 +1,236 @@
+"""``convert-config``: a Zoo YAML from one unit of the KL to the other, exactly.
+
+sb3-contrib averages the KL over the A action dimensions ("mean"), the paper bounds their sum ("joint"): the trust region
+and damping (delta, lambda) of the one are (A delta, A lambda) of the other, and both take the same step.
+"""
+
+import argparse
+import difflib
+import inspect
+import math
+import os
+import sys
+import tempfile
+import warnings
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import sb3_contrib
+import yaml
+from gymnasium import spaces
+from rl_zoo3.utils import get_wrapper_class
+
+from sb3_trpo_ext import TRPO
+
+SUMMARY = "rewrite a Zoo YAML to joint (the paper's) or mean (sb3-contrib's) units of the KL"
+# sb3-contrib's own defaults for an entry that doesn't say
+DEFAULTS = {"target_kl": 0.01, "cg_damping": 0.1}
+OWN_PREFIX = "sb3_trpo_ext."
+Entry = dict[str, Any]
+
+
+class ConfigError(ValueError):
+    """What stands in the file, or about it on the command line, can't be converted."""
+
+
+def own_arguments() -> set[str]:
+    """
+    Name the constructor arguments that sb3-contrib would refuse.
+
+    :return: names
+    """
+    return set(inspect.signature(TRPO).parameters) - set(inspect.signature(sb3_contrib.TRPO).parameters)
+
+
+def action_dimensions(env_id: str, entry: Entry) -> int:
+    """
+    Ask the environment over how many action dimensions sb3-contrib averages the KL.
+
+    :param env_id: environment id; ``atari`` stands for games whose actions are all discrete
+    :param entry: its hyperparameters, which may name wrappers and ``env_kwargs``
+    :return: A; 1 for Discrete and MultiDiscrete actions, which sb3-contrib doesn't average over
+    :raises ConfigError: if the environment can't be made
+    """
+    if env_id == "atari":
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an old version of an environment is old, not wrong
+            env = gym.make(env_id, **(entry.get("env_kwargs") or {}))
+        wrap = get_wrapper_class(entry)
+        env = env if wrap is None else wrap(env)
+        space = env.action_space
+        env.close()
+    except Exception as error:  # whatever a third party's environment raises
+        raise ConfigError(
+            f"{env_id}: the environment can't be made: {' '.join(str(error).split()) or type(error).__name__} "
+            "(install its package, or name the entries to convert with --env)"
+        ) from error
+    if isinstance(space, spaces.Box):
+        return math.prod(space.shape)
+    return int(math.prod(space.shape)) if isinstance(space, spaces.MultiBinary) else 1
+
+
+def scale(value: object, factor: Fraction, name: str) -> float:
+    """
+    Multiply the number that is written in the file, so that 6 times 0.01 is 0.06.
+
+    :param value: a number
+    :param factor: A or 1/A
+    :param name: where it stands, for the error
+    :return: the float nearest to the exact product
+    :raises ConfigError: if it isn't a finite number
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        hint = " (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)" if isinstance(value, str) else ""
+        raise ConfigError(f"{name}: {value!r} is not a number{hint}.")
+    return float(Fraction(repr(value)) * factor)
+
+
+def convert_entry(env_id: str, entry: Entry, target: str) -> Entry:
+    """
+    Convert one entry.
+
+    :param env_id: its key in the file
+    :param entry: its hyperparameters
+    :param target: "joint" or "mean"
+    :return: a new entry, in the order of the old one
+    :raises ConfigError: if the unit is unknown, a value is no number or the environment can't be made
+    """
+    unit = entry.get("kl_reduction") or "mean"
+    if unit not in ("mean", "joint"):
+        raise ConfigError(f"{env_id}: kl_reduction is {unit!r}, which is neither mean nor joint.")
+    if env_id == "default" and unit != target:
+        if target == "mean":
+            raise ConfigError("default: it is in joint units, and without its environment it can't be converted to mean.")
+        return {**entry, "kl_reduction": "mean"}
+    converted = dict(entry)
+    if unit != target:
+        dimensions = action_dimensions(env_id, entry)
+        factor = Fraction(dimensions) if target == "joint" else Fraction(1, dimensions)
+        converted["kl_reduction"] = target
+        for name, default in DEFAULTS.items():
+            converted[name] = scale(entry.get(name, default), factor, f"{env_id}.{name}")
+        if entry.get("cg_damping_range") is not None:
+            name = f"{env_id}.cg_damping_range"
+            if not isinstance(entry["cg_damping_range"], list):
+                raise ConfigError(f"{name}: {entry['cg_damping_range']!r} is not a list of two numbers.")
+            converted["cg_damping_range"] = [scale(bound, factor, name) for bound in entry["cg_damping_range"]]
+    return converted if target == "joint" else _without_ours(converted)
+
+
+def _without_ours(entry: Entry) -> Entry:
+    """
+    Drop what only our TRPO understands.
+
+    :param entry: hyperparameters in mean units
+    :return: hyperparameters that sb3-contrib takes
+    """
+    kept = {key: value for key, value in entry.items() if key not in own_arguments()}
+    callbacks = kept.get("callback")
+    if callbacks:
+        # The Zoo takes one name or a list; a name alone, or as the key of its arguments
+        listed = callbacks if isinstance(callbacks, list) else [callbacks]
+        foreign = [
+            item for item in listed if not str(next(iter(item)) if isinstance(item, dict) else item).startswith(OWN_PREFIX)
+        ]
+        kept["callback"] = foreign
+        if foreign == listed:
+            kept["callback"] = callbacks
+        elif not foreign:
+            del kept["callback"]
+    return kept
+
+
+def convert_text(text: str, target: str, env_ids: list[str] | None = None) -> str:
+    """
+    Convert a file's text.
+
+    :param text: YAML, environment id to hyperparameters
+    :param target: "joint" or "mean"
+    :param env_ids: entries to convert and keep; None for all
+    :return: YAML, with anchors and merges resolved and without comments
+    :raises ConfigError: if it is no such YAML or an entry can't be converted
+    """
+    try:
+        entries = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise ConfigError("not a Zoo YAML: it must map each environment id to its hyperparameters.")
+    for env_id in env_ids or []:
+        if env_id not in entries:
+            close = difflib.get_close_matches(env_id, map(str, entries), n=1)
+            raise ConfigError(f"no entry {env_id!r}" + (f": you maybe meant {close[0]!r}." if close else "."))
+    converted = {str(key): convert_entry(str(key), entries[key], target) for key in env_ids or entries}
+    # One entry at a time, with an empty line between them, as people write these files
+    return "\n".join(_dump({env_id: entry}) for env_id, entry in converted.items())
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a value that two entries shared out in full, twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """
+        Never refer to an earlier value.
+
+        :param data: any value
+        :return: True
+        """
+        return True
+
+
+def _dump(entries: dict[str, Entry]) -> str:
+    """
+    Write entries as YAML.
+
+    :param entries: environment id to hyperparameters
+    :return: text
+    """
+    return yaml.dump(entries, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+def main(arguments: list[str]) -> int:
+    """
+    Run ``convert-config``.
+
+    :param arguments: the command line after ``convert-config``
+    :return: exit code; 2 if nothing was converted
+    """
+    parser = argparse.ArgumentParser(prog="python -m sb3_trpo_ext convert-config", description=SUMMARY)
+    parser.add_argument("file", metavar="FILE.yml", type=Path, help="a YAML of the RL Zoo; it is not changed")
+    parser.add_argument("--to", required=True, choices=("joint", "mean"), help="the unit to convert to")
+    parser.add_argument("--env", nargs="+", metavar="ID", help="convert and keep only these entries (default: all)")
+    parser.add_argument("-o", "--output", type=Path, help="where to write it (default: standard output)")
+    parser.add_argument("--force", action="store_true", help="overwrite the output file")
+    args = parser.parse_args(arguments)
+    try:
+        if args.output and args.output.exists() and not args.force:
+            raise ConfigError(f"{args.output} exists: add --force to overwrite it.")
+        text = convert_text(args.file.read_text(encoding="utf-8"), args.to, args.env)
+        header = f"# {args.file.name} with the KL in {args.to} units (anchors resolved, comments left behind)\n\n"
+        if args.output:
+            _write_whole(args.output, header + text)
+        else:
+            print(header + text, end="")
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        print(f"convert-config: {args.file}: {error}", file=sys.stderr)
+        return 2
+    if args.to == "joint" and "\ndefault:" in "\n" + text:
+        print("convert-config: default keeps mean units, because its environment is unknown.", file=sys.stderr)
+    return 0
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """
+    Write a file whole or not at all.
+
+    :param path: the file
+    :param text: its content
+    """
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
+    os.replace(file.name, path)

@@ -1,0 +1,148 @@
+"""``python -m sb3_trpo_ext`` and the Zoo's own scripts, run as a person runs them."""
+
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+import sb3_trpo_ext
+from sb3_trpo_ext.zoo.cli import SCRIPTS, run
+from sb3_trpo_ext.zoo.search_space import convert_trpo_params
+
+TINY = ["-n", "300", "-params", "n_steps:64", "batch_size:64", "n_critic_updates:10"]
+QUICK = ["--seed", "1", "--eval-freq", "-1"]
+
+
+def python(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *arguments], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def saved(kind: str, env_id: str = "CartPole-v1", number: int = 1) -> dict[str, object]:
+    return yaml.unsafe_load(Path(f"logs/trpo/{env_id}_{number}/{env_id}/{kind}.yml").read_text())
+
+
+def test_train_enjoy_and_record_video() -> None:
+    done = python("-m", "sb3_trpo_ext", "train", "--env", "CartPole-v1", *QUICK, *TINY)
+    assert "Loading hyperparameters from: sb3_trpo_ext.zoo" in done.stdout
+    config = saved("config")
+    assert (config["kl_reduction"], config["target_kl"], config["n_steps"]) == ("joint", 0.01, 64)
+
+    done = python("-m", "sb3_trpo_ext", "enjoy", "--env", "CartPole-v1", "--no-render", "-n", "300", "--device", "cpu")
+    assert "Mean reward" in done.stdout
+    python("-m", "sb3_trpo_ext", "record_video", "--env", "CartPole-v1", "-n", "20")
+    assert [film.stat().st_size > 1000 for film in Path("logs/trpo/CartPole-v1_1/videos").glob("*.mp4")] == [True]
+
+
+def test_the_users_own_flags_win() -> None:
+    Path("mine.yml").write_text("default: {policy: MlpPolicy, n_timesteps: 100, n_steps: 32, kl_reduction: mean}\n")
+    python("-m", "sb3_trpo_ext", "train", "--env", "CartPole-v1", *QUICK, "--conf-file", "mine.yml", "-f", "elsewhere")
+    config = yaml.unsafe_load(Path("elsewhere/trpo/CartPole-v1_1/CartPole-v1/config.yml").read_text())
+    assert config["kl_reduction"] == "mean"
+    # Another algorithm gets neither our YAML nor our algorithm
+    python("-m", "sb3_trpo_ext", "train", "--algo", "ppo", "--env", "Pendulum-v1", *QUICK, "-n", "64", "-params", "n_steps:16")
+    assert "kl_reduction" not in yaml.unsafe_load(Path("logs/ppo/Pendulum-v1_1/Pendulum-v1/config.yml").read_text())
+
+
+def test_environments_in_processes_of_their_own() -> None:
+    python("-m", "sb3_trpo_ext", "train", "--env", "CartPole-v1", *QUICK, *TINY, "--vec-env", "subproc")
+    assert Path("logs/trpo/CartPole-v1_1/CartPole-v1.zip").is_file()
+
+
+def test_optimize_then_trial_id_trains_with_exactly_what_was_sampled() -> None:
+    study = ["--storage", "study.log", "--study-name", "s"]
+    zoo = ["-m", "rl_zoo3.train", "--algo", "trpo", "--gym-packages", "sb3_trpo_ext.zoo", "--conf-file", "sb3_trpo_ext.zoo"]
+    budget = ["-n", "300", "--n-evaluations", "1", "--eval-episodes", "1"]
+    search = ["-optimize", "--n-trials", "2", "--n-startup-trials", "2", "--sampler", "random", "--no-optim-plots"]
+    python(*zoo, "--env", "CartPole-v1", "--seed", "9", *budget, *search, *study)
+    # 1, not 0: the Zoo takes trial 0 for no trial
+    python(*zoo, "--env", "CartPole-v1", *QUICK, "-n", "300", "--trial-id", "1", *study)
+    backend = optuna.storages.journal.JournalFileBackend("study.log")
+    trials = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend)).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
+    config = saved("config", number=2)  # the search has taken 1
+    assert {key: config[key] for key in convert_trpo_params(trials[1].params)} == convert_trpo_params(trials[1].params)
+
+
+def records(file: Path) -> Iterator[bytes]:
+    """Read W&B's file, a LevelDB log: a 7-byte header, then blocks of 32 KiB of (checksum, length, kind, payload)."""
+    data, at, record = file.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:  # too little for another header: padding
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
+def test_the_zoo_tracks_our_keys_offline() -> None:
+    internal = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    zoo = ["-m", "rl_zoo3.train", "--algo", "trpo", "--gym-packages", "sb3_trpo_ext.zoo", "--conf-file", "sb3_trpo_ext.zoo"]
+    python(*zoo, "--env", "Pendulum-v1", *QUICK, *TINY, "--track")
+    keys = set()
+    [file] = Path("wandb").glob("offline-run-*/*.wandb")
+    for record in records(file):
+        for item in internal.Record.FromString(record).history.item:
+            keys.add("/".join(item.nested_key) or item.key)
+    assert {"train/kl_divergence_loss", "train/value_loss", "train/explained_variance", "global_step"} <= keys
+    assert {"train/kl_joint", "train/cg_residual", "train/critic_epochs"} <= keys
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["fly"], "unknown script 'fly'"),
+        (["train", "--env", "CartPol-v1"], "you maybe meant CartPole-v1?"),
+        (["enjoy", "--env", "CartPole-v1"], "logs/trpo folder was not found"),
+        (["record_video", "--env", "CartPole-v1", "--exp-id", "7"], "CartPole-v1_7 folder was not found"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert run(command) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_error_inside_the_zoo_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(ValueError, match="Invalid value for learning_rate"):
+        run(["train", "--env", "CartPole-v1", "-f", "logs", *QUICK, "-n", "64", "-params", "learning_rate:[]"])
+
+
+def test_plots_name_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setitem(sys.modules, "seaborn", None)
+    for name in [name for name in sys.modules if name.startswith("rl_zoo3.plots")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert run(["plot_train", "-e", "CartPole-v1"]) == 2
+    assert "pip install 'rl-zoo3[plots]'" in capsys.readouterr().err
+
+
+def test_help_lists_every_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["-h"]) == run([]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in [*SCRIPTS, "convert-config"])
+
+
+def test_without_the_zoo_one_line_says_so() -> None:
+    hidden = "import sys; sys.modules['rl_zoo3'] = None; sys.argv[1:] = ['train']"
+    code = f"{hidden}; import runpy; runpy.run_module('sb3_trpo_ext', run_name='__main__')"
+    assert "pip install 'sb3-trpo-ext[zoo]'" in python("-c", code, expect=2).stderr
