@@ -1,9 +1,9 @@
 """
 Time one update of ours and of sb3-contrib's, alternating in one run, and print the ratio.
 
-Equal work: the same settings, samples, network, CG iterations (early exits of both are off), critic epochs. Each repetition collects a
-fresh rollout outside of the timing. The machine is noisy: only ratios of medians in one run mean anything, and background
-trainings must be stopped first.
+Equal work: the same settings, samples, network, CG iterations (early exits of both are off), critic epochs. Each repetition
+collects a fresh rollout outside of the timing. The machine is noisy: only ratios of medians in one run mean anything, and
+background trainings must be stopped first.
 
     python scripts/benchmark_update.py                       # HalfCheetah's shape, the Zoo's settings
     python scripts/benchmark_update.py --shape humanoid --repetitions 5
@@ -98,7 +98,7 @@ def make_model(kind: str, arguments: argparse.Namespace, critic_epochs: int) -> 
         warnings.simplefilter("ignore")
         model = cls("MlpPolicy", env, **settings)
     model.set_logger(configure(None, []))
-    total, model._callback = model._setup_learn(10**9)  # type: ignore[attr-defined]
+    _, model._callback = model._setup_learn(10**9)  # type: ignore[attr-defined]
     return model
 
 

@@ -14,6 +14,7 @@ and from sb3-contrib:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -37,11 +38,13 @@ class CGSettings:
     :param max_steps: largest number of iterations, >= 1
     :param rtol: stop at this relative residual, >= 0
     :param keep: number of earlier residuals that a new one is orthogonalised against, newest first; 0: plain CG
+    :param product_eps: relative rounding of the products, if coarser than the recurrence's: below it, curvature is zero
     """
 
     max_steps: int
     rtol: float
     keep: int
+    product_eps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ def conjugate_gradient(
     :param true_product: product for the last step, if more precise than ``product``
     :return: solution, status and histories; numerical failure is a status, never an exception
     """
-    norm = torch.linalg.vector_norm(g)
+    # In float64: the square of a small float32 gradient is zero, and the gradient is not.
+    norm = torch.linalg.vector_norm(g, dtype=torch.float64)
     if not bool(torch.isfinite(norm)):
         return _without_solution(g, CGStatus.NON_FINITE)
     if float(norm) == 0.0:
@@ -138,8 +142,8 @@ class _Recurrence:
         return self._accept(x, r, rr, model, squared**0.5)
 
     def _bad_curvature(self, curvature: float, size: float) -> CGStatus | None:
-        rounding = CURVATURE_ROUNDING * self.eps * self.b.numel() ** 0.5 * size
-        if not torch.isfinite(torch.tensor(curvature + size)):
+        rounding = CURVATURE_ROUNDING * max(self.eps, self.settings.product_eps) * self.b.numel() ** 0.5 * size
+        if not math.isfinite(curvature + size):
             return CGStatus.NON_FINITE
         if curvature > rounding:
             return None
@@ -149,14 +153,16 @@ class _Recurrence:
         previous = self.models[-1] if self.models else 0.0
         self.residuals.append(residual)
         self.models.append(model)
-        if not torch.isfinite(torch.tensor(model + residual)):
+        if not math.isfinite(model + residual):
             return CGStatus.NON_FINITE
         self.p = r + (rr / self.rr) * self.p
         self.x, self.r, self.rr = x, r, rr
-        if model < self.best_model:
-            self.best, self.best_residual, self.best_model = x, r, model
         # Rounding of q: its terms are of the size of |q| itself, of which eps * sqrt(n) may be wrong.
-        if model > previous + CURVATURE_ROUNDING * self.eps * self.b.numel() ** 0.5 * max(abs(previous), abs(model)):
+        rounding = CURVATURE_ROUNDING * self.eps * self.b.numel() ** 0.5 * max(abs(previous), abs(model))
+        # q is flat near its minimum: it stands still at a residual of sqrt(eps). Of equal models the newest is the best.
+        if model <= self.best_model + rounding:
+            self.best, self.best_residual, self.best_model = x, r, min(model, self.best_model)
+        if model > previous + rounding:
             return CGStatus.DIVERGED
         # Below eps, what is left of the residual is rounding: another direction would be noise.
         return CGStatus.CONVERGED if residual <= max(self.settings.rtol, self.eps) else None
@@ -205,7 +211,7 @@ def _verified(run: _Recurrence, status: CGStatus, g: Tensor, norm: float, produc
     gap, residual, curvature = torch.stack(
         [(true_residual - run.best_residual).norm(), true_residual.norm(), run.best.dot(ax)]
     ).tolist()
-    finite = bool(torch.isfinite(torch.tensor([gap, residual, curvature])).all())
+    finite = math.isfinite(gap + residual + curvature)
     if not finite:
         status = CGStatus.NON_FINITE
     elif not status.failed and gap > RESIDUAL_GAP:

@@ -93,15 +93,17 @@ def fit_critic(problem: CriticProblem, settings: CriticSettings) -> CriticResult
         while _another_epoch(epochs, before, previous, current, settings):
             minibatch_losses.extend(_epoch(problem))
             epochs += 1
-            # The enforced epochs need no verdict in between: a loss that became non-finite stays so.
+            # The enforced epochs need no verdict in between: parameters that became non-finite stay so.
             if epochs >= settings.min_epochs - 1:
                 previous, current = current, problem.whole_batch_loss()
-    if not math.isfinite(current):
+    mean_minibatch_loss = float(torch.stack(minibatch_losses).mean())
+    # A minibatch's loss may overflow and its gradient not: the whole batch would not show it.
+    if not math.isfinite(current + mean_minibatch_loss):
         snapshot.restore()
         problem.optimizer.load_state_dict(optimizer_state)
         return CriticResult(CriticStatus.NON_FINITE, epochs, before, before, None)
     status = CriticStatus.IMPROVED if current < before else CriticStatus.DID_NOT_CONVERGE
-    return CriticResult(status, epochs, before, current, float(torch.stack(minibatch_losses).mean()))
+    return CriticResult(status, epochs, before, current, mean_minibatch_loss)
 
 
 def _another_epoch(epochs: int, before: float, previous: float, current: float, settings: CriticSettings) -> bool:
@@ -132,6 +134,10 @@ def _can_fuse(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
     if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
         return False
     if any(group.get(name) for name in ("foreach", "capturable", "differentiable")):
+        return False
+    # Steps made without fusion are counted on the CPU, also a GPU's: a fused kernel could not read those counters.
+    steps = [(optimizer.state[p].get("step", p), p) for p in group["params"] if p in optimizer.state]
+    if any(isinstance(step, Tensor) and step.device != p.device for step, p in steps):
         return False
     return all(p.device.type in ("cpu", "cuda") and p.dtype in (torch.float32, torch.float64) for p in group["params"])
 

@@ -81,11 +81,15 @@ def retry_dampings(state: DampingState) -> tuple[float, ...]:
     """
     values = [state.value]
     while state.adaptive and values[-1] < state.high:
-        # From zero, ten times nothing is nothing: begin where the range of the default would.
-        values.append(min(state.high, max(RETRY_FACTOR * values[-1], state.high / RANGE_FACTOR)))
+        values.append(min(state.high, _raised(state, values[-1], RETRY_FACTOR)))
     return tuple(values)
 
 
+def _raised(state: DampingState, value: float, factor: float) -> float:
+    # In a range from zero, ten times (next to) nothing is nothing: begin where the range of the default would.
+    return max(factor * value, state.high / RANGE_FACTOR) if state.low == 0.0 else factor * value
+
+
 def _moved(state: DampingState, factor: float) -> DampingState:
-    raised = max(factor * state.value, state.high / RANGE_FACTOR) if factor > 1.0 else factor * state.value
-    return DampingState(min(state.high, max(state.low, raised)), state.low, state.high, state.adaptive)
+    moved = _raised(state, state.value, factor) if factor > 1.0 else factor * state.value
+    return DampingState(min(state.high, max(state.low, moved)), state.low, state.high, state.adaptive)

@@ -101,7 +101,7 @@ class DiagonalGaussian(ActionDistribution):
         return -(0.5 * z.square() + log_std + 0.5 * LOG_2PI).sum(dim=-1)
 
     def kl(self, new: Tensor, old: Tensor) -> Tensor:
-        """Sum of expm1(2d)/2 - d + (shift/std_old)^2/2 with d = log(std_new/std_old): exact also for close policies."""
+        """Sum of expm1(2d)/2 - d + (shift/std_old)^2/2 with d = log(std_new/std_old): right to eps |d|."""
         mean_new, log_std_new = self._halves(new)
         mean_old, log_std_old = self._halves(old)
         d = log_std_new - log_std_old

@@ -246,7 +246,8 @@ def _probe(curvature: Curvature) -> Curvature:
         curvature.theta,
         curvature.distribution,
         curvature.scale,
-        WeightedMean(curvature.mean.weights, (rows[:PROBE_SAMPLES].to(curvature.mean.weights.device),)),
+        # Of weight one each: these transitions may all be dropped from the batch.
+        WeightedMean(torch.ones_like(curvature.mean.weights), (rows[:PROBE_SAMPLES].to(curvature.mean.weights.device),)),
     )
 
 
@@ -302,7 +303,8 @@ def bytes_per_sample(forward: Callable[[slice], Tensor], parameters: Sequence[Te
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            # A view of the batch's observations keeps no more than its own part; an expanded tensor only its storage.
+            kept[storage.data_ptr()] = max(kept.get(storage.data_ptr(), 0), min(storage.nbytes(), tensor.nbytes))
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -238,11 +238,11 @@ def check_on_policy(evidence: Tensor, noise: Tensor, cells: Tensor | None, mean:
         worst, worst_floor = float(by_cell[worst_cell]), float(floors[worst_cell])
     threshold = max(STALE_SHARE * max_kl, STALE_FLOORS * worst_floor)
     fresh = worst <= threshold and overall <= max(STALE_SHARE * max_kl, STALE_FLOORS * floor)
-    if STALE_FLOORS * worst_floor > max_kl:
+    if not STALE_FLOORS * floor <= max_kl:  # also where it is NaN
         status = OnPolicyStatus.TOO_DETERMINISTIC
     else:
         status = OnPolicyStatus.ON_POLICY if fresh else OnPolicyStatus.STALE
-    return OnPolicyCheck(status, overall, worst, worst_cell, worst_floor, threshold)
+    return OnPolicyCheck(status, overall, worst, worst_cell, floor, threshold)
 
 
 def _cell_means(values: Tensor, cells: Tensor, weights: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class UpdateReport:
     behaviour_kl: float | None
     behaviour_kl_worst: float | None
     behaviour_worst_cell: str | None
-    behaviour_kl_threshold: float
+    behaviour_kl_threshold: float | None
     noise_floor: float | None
     policy_objective: float | None
     surrogate_improvement: float
@@ -194,7 +194,7 @@ def check_fields(check: OnPolicyCheck, cell_name: str | None) -> dict[str, Any]:
         "behaviour_kl": finite(check.divergence),
         "behaviour_kl_worst": finite(check.worst),
         "behaviour_worst_cell": cell_name,
-        "behaviour_kl_threshold": check.threshold,
+        "behaviour_kl_threshold": finite(check.threshold),
         "noise_floor": finite(check.noise_floor),
     }
 
@@ -209,9 +209,9 @@ def advantage_fields(advantages: Advantages | None) -> dict[str, Any]:
     if advantages is None:
         return {"advantage_mean": None, "advantage_std": None, "advantage_quantiles": ()}
     return {
-        "advantage_mean": advantages.mean,
-        "advantage_std": advantages.std,
-        "advantage_quantiles": advantages.quantiles,
+        "advantage_mean": finite(advantages.mean),
+        "advantage_std": finite(advantages.std),
+        "advantage_quantiles": advantages.quantiles if all(map(math.isfinite, advantages.quantiles)) else (),
     }
 
 

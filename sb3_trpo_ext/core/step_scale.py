@@ -49,4 +49,4 @@ def step_scale(direction: Tensor, damped_product: Tensor, g: Tensor, damping: fl
     if not math.isfinite(scale):
         return None
     undamped = max(0.0, curvature - damping * squared)
-    return StepScale(scale, scale * slope, 0.5 * scale**2 * undamped)
+    return StepScale(scale, scale * slope, max_kl * undamped / curvature)

@@ -101,7 +101,7 @@ class Solve:
 
     :param result: the last one
     :param damping: lambda of the last one
-    :param retries: how many failed before it, or in all if every one failed
+    :param retries: how many solves were tried before it
     :param direction: None if nothing usable came out
     :param products: Fisher products spent
     """
@@ -194,10 +194,11 @@ def find_direction(problem: PolicyProblem, settings: PolicySettings, damping: Da
     """
     fast, exact = _operators(problem, settings)
     rhs = g.to(RECURRENCE_DTYPE[settings.cg_precision])
+    how = replace(settings.cg, product_eps=torch.finfo(fast.dtype).eps)
     dampings = retry_dampings(damping)
     for retries, value in enumerate(dampings):
         result = conjugate_gradient(
-            partial(fast.damped_product, damping=value), rhs, settings.cg, partial(exact.damped_product, damping=value)
+            partial(fast.damped_product, damping=value), rhs, how, partial(exact.damped_product, damping=value)
         )
         scale = None if result.status.failed else _scale(result.solution, result.damped_product, g, value, settings)
         found = None if scale is None else Direction(result.solution.to(g.dtype), scale, fallback=False)

@@ -10,7 +10,7 @@ a kill loses at most the update that was being written.
 from __future__ import annotations
 
 import csv
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.monitoring.keys import KEYS, logged_values
 
 Row = tuple[float, ...]
+
+CSV_NAME = "progress.csv"
 
 
 def _histories(report: UpdateReport) -> dict[str, Row]:
@@ -40,42 +42,56 @@ class RunFolder:
 
     :param path: the folder; made with the first update
     :param resume: whether to go on with files that are there, instead of starting them anew
-    :param with_csv: whether ``progress.csv`` is ours (SB3's own CSV logger may write a file of that name)
     """
 
-    def __init__(self, path: Path, resume: bool, with_csv: bool = True):
+    def __init__(self, path: Path, resume: bool):
         self.path = path
-        self.with_csv = with_csv
         self._fresh = not resume
 
-    def write(self, report: UpdateReport) -> None:
+    def write(self, report: UpdateReport, with_csv: bool = True) -> None:
         """
         Append one update.
 
         :param report: the update
+        :param with_csv: whether ``progress.csv`` is ours (SB3's own CSV logger may write a file of that name)
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self._fresh:
-            for name in ("updates.jsonl", *(["progress.csv"] if self.with_csv else []), *_npy_names(report)):
+            for name in ("updates.jsonl", *([CSV_NAME] if with_csv else []), *_npy_names(report)):
                 (self.path / name).unlink(missing_ok=True)
             self._fresh = False
-        with (self.path / "updates.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "updates.jsonl"
+        _drop_cut_off_line(path)
+        with path.open("a", encoding="utf-8") as file:
             file.write(report.to_json() + "\n")
-        if self.with_csv:
+        if with_csv:
             self._append_csv(report)
         for name, row in _histories(report).items():
             _append_npy(self.path / f"{name}.npy", row)
 
     def _append_csv(self, report: UpdateReport) -> None:
-        path = self.path / "progress.csv"
-        columns = ["time/total_timesteps", "train/status", *KEYS]
+        path = self.path / CSV_NAME
         values = {"time/total_timesteps": report.num_timesteps, "train/status": report.status, **dict(logged_values(report))}
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            if new:
+        _drop_cut_off_line(path)
+        with path.open("a+", newline="", encoding="utf-8") as file:
+            file.seek(0)
+            # A resumed run keeps to the columns that the file began with.
+            columns = next(csv.reader(file), None)
+            writer = csv.DictWriter(file, columns or ["time/total_timesteps", "train/status", *KEYS], extrasaction="ignore")
+            if columns is None:
                 writer.writeheader()
             writer.writerow(values)
+
+
+def _drop_cut_off_line(path: Path) -> None:
+    """Remove what a kill left of a last line, so that it spoils no other."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, SEEK_END)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _npy_names(report: UpdateReport) -> list[str]:

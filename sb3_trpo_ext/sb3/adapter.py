@@ -37,6 +37,9 @@ from sb3_trpo_ext.core.distributions import ActionDistribution, DiagonalGaussian
 from sb3_trpo_ext.core.flat import Parameters
 from sb3_trpo_ext.core.reduce import Rows
 
+REPEATS = 1e-5
+"""Two evaluations of the same samples agree to this: some CUDA kernels add in another order each time."""
+
 
 def action_distribution(policy: ActorCriticPolicy) -> ActionDistribution:
     """
@@ -179,6 +182,16 @@ class PolicyFunction:
         """
         phi: Tensor = self._module(map_tensors(lambda tensor: tensor[rows], self.observations))
         return phi
+
+    def repeats(self, rows: slice) -> bool:
+        """
+        Find out whether the policy is a function of the observations at all: not with dropout that ignores eval mode.
+
+        :param rows: samples to try
+        :return: whether two evaluations agree up to rounding
+        """
+        with torch.no_grad():
+            return torch.allclose(self.own_forward(rows), self.own_forward(rows), rtol=REPEATS, atol=REPEATS, equal_nan=True)
 
     def runs_in(self, dtype: torch.dtype) -> bool:
         """

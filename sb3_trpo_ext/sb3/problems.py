@@ -12,11 +12,13 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sb3_trpo_ext.core.critic import CriticProblem
+from sb3_trpo_ext.core.critic import CriticProblem, CriticResult, CriticSettings, fit_critic
 from sb3_trpo_ext.core.distributions import ActionDistribution
-from sb3_trpo_ext.core.fisher import PROBE_SAMPLES, bytes_per_sample
+from sb3_trpo_ext.core.fisher import PROBE_SAMPLES, Curvature, bytes_per_sample
+from sb3_trpo_ext.core.flat import Snapshot
 from sb3_trpo_ext.core.objective import Surrogate, likelihood_divergence
 from sb3_trpo_ext.core.reduce import WeightedMean, chunked
+from sb3_trpo_ext.core.status import CriticStatus
 from sb3_trpo_ext.core.update import PolicyProblem
 from sb3_trpo_ext.sb3.adapter import PolicyFunction, action_distribution, base_actions, leaves_of, map_tensors
 from sb3_trpo_ext.sb3.rollout import RolloutBatch
@@ -40,12 +42,23 @@ class Evaluated:
     :param function: the actor as a function
     :param dtype: precision of the evaluation: float64 unless the policy can't run in it
     :param chunks: samples that are evaluated together; one chunk: the graphs of the whole batch may be kept
+    :param repeats: whether the policy gives the same phi for the same observations each time
     """
 
     problem: PolicyProblem
     function: PolicyFunction
     dtype: torch.dtype
     chunks: tuple[slice, ...]
+    repeats: bool
+
+    def curvature(self) -> Curvature:
+        """
+        Put together what Fisher products of the whole batch need.
+
+        :return: actor, parameters, distribution and mean
+        """
+        surrogate = self.problem.surrogate
+        return Curvature(surrogate.actor, self.problem.theta, surrogate.distribution, surrogate.kl_scale, surrogate.mean)
 
 
 def computing_device(device: torch.device) -> torch.device:
@@ -102,6 +115,10 @@ def evaluate_batch(
     evidence, noise = _divergences(
         distribution, kl_scale, phi, log_prob, behaviour_log_prob, behaviour_phi, phi_own.double(), own_log_prob.double()
     )
+    repeats = function.repeats(slice(0, PROBE_SAMPLES))
+    if not repeats:
+        # It can't be told from which policy a batch is: the noise would count as rounding, and hide anything.
+        evidence = torch.full_like(evidence, torch.inf)
     mean = WeightedMean(torch.ones(n_samples, dtype=torch.float64, device=device), chunks)
     advantages = batch.advantages.to(device).double()
     cells = batch.cells()
@@ -115,7 +132,7 @@ def evaluate_batch(
         cells=None if cells is None else cells.to(device),
         explained_variance=explained_variance(batch.values, batch.returns),
     )
-    return Evaluated(problem, function, dtype, chunks)
+    return Evaluated(problem, function, dtype, chunks, repeats)
 
 
 def _thinned(mean: WeightedMean, n_samples: int, size: int, n_kept: int, generator: torch.Generator) -> WeightedMean:
@@ -193,13 +210,19 @@ class Critic:
         self.actor_modules: Sequence[nn.Module] = evaluated.function.modules
         self.parameters = self._own_parameters({id(parameter) for parameter in evaluated.function.parameters})
 
-    def problem(self) -> CriticProblem:
+    def fit(self, settings: CriticSettings) -> CriticResult:
         """
-        Put the regression together.
+        Train the value function.
 
-        :return: the problem that ``core.critic`` solves
+        :param settings: how long
+        :return: what happened; a loss that became non-finite is undone, batch-norm buffers included
         """
-        return CriticProblem(self.parameters, self.policy.optimizer, self._minibatch_losses, self.loss)
+        buffers = Snapshot.take(self.policy.buffers())
+        problem = CriticProblem(self.parameters, self.policy.optimizer, self._minibatch_losses, self.loss)
+        result = fit_critic(problem, settings)
+        if result.status is CriticStatus.NON_FINITE:
+            buffers.restore()
+        return result
 
     def values(self) -> Tensor:
         """

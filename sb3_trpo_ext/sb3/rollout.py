@@ -191,7 +191,7 @@ def refuse_non_finite_rollout(batch: RolloutBatch, buffer: RolloutBuffer, last_o
 
 def refuse_non_finite(name: str, data: Any, step: int | None = None, n_steps: int | None = None) -> None:
     """
-    Raise if anything is NaN or infinite.
+    Raise if anything is NaN or infinite in float32.
 
     :param name: what it is, for the message
     :param data: tensor, array, or dict of them; the first dimension is the environment if ``step`` is given, else the
@@ -205,7 +205,11 @@ def refuse_non_finite(name: str, data: Any, step: int | None = None, n_steps: in
             refuse_non_finite(f"{name}[{key!r}]", value, step, n_steps)
         return
     tensor = torch.as_tensor(data)
-    if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
+    if not tensor.is_floating_point():
+        return
+    # As the policy sees it: float64 beyond the range of float32 is infinite to it.
+    tensor = tensor.float()
+    if bool(torch.isfinite(tensor).all()):
         return
     bad = ~torch.isfinite(tensor.reshape(len(tensor), -1)).all(dim=-1)
     first = int(bad.nonzero()[0])
@@ -232,6 +236,6 @@ def refuse_non_finite_parameters(policy: ActorCriticPolicy) -> None:
     for name, tensor in policy.state_dict().items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(
-                f"non-finite parameter {name!r} in the policy before the update: it was broken by something else. "
+                f"non-finite parameter {name!r} in the policy: it was broken by something other than an update of TRPO. "
                 "Nothing was changed; load the last good checkpoint."
             )

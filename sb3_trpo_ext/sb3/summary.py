@@ -38,6 +38,8 @@ def summarise(result: PolicyResult, critic: CriticResult, cell_name: str | None,
     """
     advantages, applied = result.advantages, result.accepted
     objective = None if advantages is None else advantages.start + (applied.improvement if applied else 0.0)
+    damping = context.pop("damping")
+    computed: dict[str, Any] = {key: finite(value) if isinstance(value, float) else value for key, value in context.items()}
     return UpdateReport(
         numerics_version=NUMERICS_VERSION,
         status=result.status.value,
@@ -49,10 +51,10 @@ def summarise(result: PolicyResult, critic: CriticResult, cell_name: str | None,
         next_damping=result.damping.value,
         **check_fields(result.check, cell_name),
         **advantage_fields(advantages),
-        **_solve_fields(result.solve, context.pop("damping")),
+        **_solve_fields(result.solve, damping),
         **search_fields(result.search),
         **critic_fields(critic),
-        **context,
+        **computed,
     )
 
 

@@ -26,18 +26,18 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_ext.core.cg import CGSettings
-from sb3_trpo_ext.core.critic import CriticResult, CriticSettings, fit_critic
-from sb3_trpo_ext.core.damping import RANGE_FACTOR, DampingState
-from sb3_trpo_ext.core.fisher import Curvature, RungChoice, choose_rung
+from sb3_trpo_ext.core.critic import CriticResult
+from sb3_trpo_ext.core.damping import DampingState
+from sb3_trpo_ext.core.fisher import LADDER, RungChoice, choose_rung
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.core.status import OnPolicyStatus, UpdateStatus
-from sb3_trpo_ext.core.update import PolicyResult, PolicySettings, update_policy
+from sb3_trpo_ext.core.status import UpdateStatus
+from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
-from sb3_trpo_ext.monitoring.run_folder import RunFolder
+from sb3_trpo_ext.monitoring.run_folder import CSV_NAME, RunFolder
 from sb3_trpo_ext.sb3.adapter import action_distribution
 from sb3_trpo_ext.sb3.errors import StaleBatchError
 from sb3_trpo_ext.sb3.guard import all_or_nothing
+from sb3_trpo_ext.sb3.messages import stale_batch_message
 from sb3_trpo_ext.sb3.problems import Critic, Evaluated, computing_device, evaluate_batch, explained_variance
 from sb3_trpo_ext.sb3.rollout import (
     BehaviourRecorder,
@@ -47,13 +47,11 @@ from sb3_trpo_ext.sb3.rollout import (
     refuse_non_finite_rollout,
 )
 from sb3_trpo_ext.sb3.run_paths import find_run_folder
+from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, sub_sample
 from sb3_trpo_ext.sb3.summary import SKIPPED, mean_entropy, mean_std, summarise
 from sb3_trpo_ext.sb3.validation import SIZES, notice_unit, refuse_impossible, warn_about_risks
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
-
-RESIDUALS_MEMORY = 2**31
-"""Bytes that CG's earlier residuals may hold: 25 of 10 million parameters in float64."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +108,8 @@ class TRPO(sb3_contrib.TRPO):
     :param cg_preconditioner: "none"
     :param cg_rtol: CG stops at this relative residual, in [0, 1)
     :param adaptive_damping: Whether lambda follows the reduction ratio, and failed solves are retried with more
-    :param cg_damping_range: (low, high) of the adaptive lambda. None: cg_damping to 1000 cg_damping
+    :param cg_damping_range: (low, high) of the adaptive lambda, cg_damping between them. None: cg_damping to 1000 cg_damping,
+        so that cg_damping=0 does not adapt
     :param max_critic_updates: End of the extra critic epochs, which are run while the value loss is not below where it
         began. None: twice ``n_critic_updates``
     :param critic_tolerance: Also run extra epochs while one lowers the value loss by more than this share. None: don't
@@ -255,8 +254,9 @@ class TRPO(sb3_contrib.TRPO):
         :param rollout_buffer: Buffer to fill with rollouts
         :param n_rollout_steps: Number of experiences to collect per environment
         :return: True if it was filled, False if the callback terminated the rollout
-        :raises NonFiniteError: at an observation that is not finite
+        :raises NonFiniteError: at a parameter or an observation that is not finite
         """
+        refuse_non_finite_parameters(self.policy)
         with self._recorder.recording(self.policy, rollout_buffer):
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
@@ -271,63 +271,31 @@ class TRPO(sb3_contrib.TRPO):
             self._update_learning_rate(self.policy.optimizer)
             self.policy.set_training_mode(False)
             batch = read_batch(self.rollout_buffer, self._recorder)
-            refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
             refuse_non_finite_parameters(self.policy)
-            evaluated = evaluate_batch(self.policy, batch, self._kl_scale(), self.fisher_chunk_size, self._sub_sample(batch))
-            damping = self._damping()
-            result = update_policy(evaluated.problem, self._policy_settings(evaluated), damping)
+            refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
+            thinning = sub_sample(self, len(batch))
+            evaluated = evaluate_batch(self.policy, batch, self._kl_scale(), self.fisher_chunk_size, thinning)
+            damping = damping_state(self)
+            result = update_policy(evaluated.problem, policy_settings(self, evaluated, self._choose_rung(evaluated)), damping)
             self._treat_stale_batch(result, batch, evaluated)
             critic = Critic(self.policy, batch, self.rollout_buffer, self.batch_size, evaluated)
-            critic_result = fit_critic(critic.problem(), self._critic_settings())
+            critic_result = critic.fit(critic_settings(self))
             explained_after = explained_variance(critic.values(), batch.returns)
             self.policy.set_training_mode(False)
-        self._conclude(UpdateInputs(batch, evaluated, result), critic_result, damping, explained_after)
+            self._conclude(UpdateInputs(batch, evaluated, result), critic_result, damping, explained_after)
 
-    def _sub_sample(self, batch: RolloutBatch) -> tuple[int, torch.Generator] | None:
-        """A generator of its own, from the seed and the update's number: a resumed run draws the same."""
-        if self.sub_sampling_factor == 1:
-            return None
-        generator = torch.Generator().manual_seed(((self.seed or 0) << 24) + self._n_updates)
-        return len(batch) // self.sub_sampling_factor, generator
-
-    def _damping(self) -> DampingState:
-        low, high = self.cg_damping_range or (self.cg_damping, RANGE_FACTOR * self.cg_damping)
-        if not self.adaptive_damping:
-            return DampingState(self.cg_damping, self.cg_damping, self.cg_damping, adaptive=False)
-        value = self.cg_damping if self._adapted_damping is None else self._adapted_damping
-        return DampingState(min(max(value, low), high), low, high)
-
-    def _policy_settings(self, evaluated: Evaluated) -> PolicySettings:
-        problem = evaluated.problem
-        n_parameters = sum(parameter.numel() for parameter in problem.parameters)
-        keep = min(self.cg_max_steps, RESIDUALS_MEMORY // (8 * n_parameters))
-        if self._rung is None:
-            surrogate = problem.surrogate
-            curvature = Curvature(
-                surrogate.actor, problem.theta, surrogate.distribution, surrogate.kl_scale, problem.surrogate.mean
-            )
-            self._rung = choose_rung(curvature, len(evaluated.chunks) == 1, torch.Generator().manual_seed(0))
+    def _choose_rung(self, evaluated: Evaluated) -> RungChoice:
+        """Once for all updates. Products of a policy that does not repeat agree with no others: it never comes to them."""
+        if self._rung is None and evaluated.repeats:
+            self._rung = choose_rung(evaluated.curvature(), len(evaluated.chunks) == 1, torch.Generator().manual_seed(0))
             if evaluated.dtype is torch.float32:
                 warnings.warn("TRPO: this policy can't be evaluated in float64: the policy step runs in float32", stacklevel=4)
-        return PolicySettings(
-            max_kl=self.target_kl,
-            normalize_advantage=self.normalize_advantage,
-            min_explained_variance=self.min_explained_variance,
-            cg=CGSettings(self.cg_max_steps, self.cg_rtol, keep),
-            cg_precision=self.cg_precision,
-            rung=self._rung,
-            shrink=self.line_search_shrinking_factor,
-            max_trials=self.line_search_max_iter,
-        )
-
-    def _critic_settings(self) -> CriticSettings:
-        most = 2 * self.n_critic_updates if self.max_critic_updates is None else self.max_critic_updates
-        return CriticSettings(self.n_critic_updates, most, self.critic_tolerance)
+        return self._rung or LADDER[-1]
 
     def _treat_stale_batch(self, result: PolicyResult, batch: RolloutBatch, evaluated: Evaluated) -> None:
         if result.status is not UpdateStatus.STALE_BATCH:
             return
-        message = _stale_message(result, batch, evaluated, self.target_kl)
+        message = stale_batch_message(result.check, batch, evaluated, self.target_kl)
         if self.on_stale_batch == "raise":
             raise StaleBatchError(message)
         warnings.warn(f"TRPO: policy step skipped: {message}", UserWarning, stacklevel=3)
@@ -335,20 +303,16 @@ class TRPO(sb3_contrib.TRPO):
     def _conclude(
         self, inputs: UpdateInputs, critic: CriticResult, damping: DampingState, explained_after: float | None
     ) -> None:
-        """Count, report, log: nothing here can change the policy."""
+        """Report, log, and at last count: nothing here can change the policy, and what raises leaves the counters too."""
         result, evaluated = inputs.result, inputs.evaluated
-        self._n_updates += 1
-        self._updates_skipped += result.status in SKIPPED
-        self._adapted_damping = result.damping.value if self.adaptive_damping else self._adapted_damping
-        self.last_update_inputs = inputs
-        self.last_update = summarise(
+        report = summarise(
             result,
             critic,
             inputs.batch.cell_name(result.check.worst_cell),
             damping=damping.value,
-            n_updates=self._n_updates,
+            n_updates=self._n_updates + 1,
             num_timesteps=self.num_timesteps,
-            updates_skipped=self._updates_skipped,
+            updates_skipped=self._updates_skipped + (result.status in SKIPPED),
             n_samples=len(inputs.batch),
             target_kl=float(self.target_kl),
             kl_reduction=self.kl_reduction or "mean",
@@ -360,19 +324,28 @@ class TRPO(sb3_contrib.TRPO):
             explained_variance_after=explained_after,
             notes=self._rung.rejected if self._rung else (),
         )
-        for key, value in logged_values(self.last_update):
+        for key, value in logged_values(report):
             self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)
-        self._write_run_folder(self.last_update)
+        self._write_run_folder(report)
+        self._n_updates, self._updates_skipped = report.n_updates, report.updates_skipped
+        self._adapted_damping = result.damping.value if self.adaptive_damping else self._adapted_damping
+        self.last_update, self.last_update_inputs = report, inputs
 
     def _write_run_folder(self, report: UpdateReport) -> None:
+        """An observer: a full disk is said, and does not stop a run."""
+        folder = find_run_folder(self.log_folder, self.env, self.logger)
+        if folder is None:
+            return
         if self._run_folder is None:
-            folder = find_run_folder(self.log_folder, self.env, self.logger)
-            if folder is None:
-                return
-            foreign_csv = any(isinstance(output, CSVOutputFormat) for output in self.logger.output_formats)
-            resume = report.n_updates > 1
-            self._run_folder = RunFolder(Path(folder), resume, with_csv=not (foreign_csv and folder == self.logger.dir))
-        self._run_folder.write(report)
+            self._run_folder = RunFolder(Path(folder), resume=report.n_updates > 1)
+        csvs = [output.file.name for output in self.logger.output_formats if isinstance(output, CSVOutputFormat)]
+        ours = (self._run_folder.path / CSV_NAME).resolve()
+        try:
+            self._run_folder.write(report, with_csv=ours not in [Path(name).resolve() for name in csvs])
+        except OSError as error:
+            warnings.warn(
+                f"TRPO: the run folder {folder} can't be written ({error}): this update is missing there", stacklevel=3
+            )
 
     def learn(
         self: SelfTRPO,
@@ -412,31 +385,3 @@ def _refuse_overridden_product(model: TRPO) -> None:
                 f"{type(model).__name__} overrides {name}, which sb3_trpo_ext.TRPO does not call (its Fisher products are "
                 "computed in float64 by core.fisher). Remove the override, or derive from sb3_contrib.TRPO."
             )
-
-
-def _stale_message(result: PolicyResult, batch: RolloutBatch, evaluated: Evaluated, max_kl: float) -> str:
-    check = result.check
-    where = batch.cell_name(check.worst_cell) or "the whole batch"
-    with torch.no_grad():
-        again = [torch.equal(*(evaluated.function.own_forward(rows) for _ in range(2))) for rows in evaluated.chunks[:1]]
-    if not all(again):
-        return (
-            "the policy gives different distributions for the same observations in eval mode, so no batch can be checked "
-            "against it. Likely cause: dropout or noise that ignores eval mode."
-        )
-    if check.status is OnPolicyStatus.TOO_DETERMINISTIC:
-        return (
-            f"the policy is too deterministic for {_dtype_name(evaluated)}: rounding alone makes a divergence of "
-            f"{check.noise_floor:.3g}, more than 1 % of target_kl={max_kl:.3g}, so neither staleness nor the trust region "
-            "can be verified. Raise the policy's std (log_std_init, a floor), target_kl, or stop here."
-        )
-    return (
-        f"this batch was not collected by the policy that is updated: it diverges by {check.worst:.3g} in {where} "
-        f"({check.divergence:.3g} overall), above {check.threshold:.3g}; target_kl={max_kl:.3g}. Likely causes: train() "
-        "called twice on one rollout; the policy changed while or after it collected (a callback, set_parameters, another "
-        "worker); the buffer was filled by another model; dropout or batch norm that act differently on other batch sizes."
-    )
-
-
-def _dtype_name(evaluated: Evaluated) -> str:
-    return str(evaluated.problem.parameters[0].dtype).removeprefix("torch.")

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
 JOINT_KL_RISKY = 0.1
@@ -64,6 +65,10 @@ SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "on_stale_batch": _one_of("raise", "skip"),
     "on_nonfinite": _one_of("raise"),
     "fisher_chunk_size": _OPTIONAL_SIZE,
+    "log_folder": ((lambda value: value is None or isinstance(value, str | PathLike)), "None or a path"),
+    "normalize_advantage": _one_of(True, False),
+    "adaptive_damping": _one_of(True, False),
+    "warn_on_risky": _one_of(True, False),
 }
 
 
@@ -84,6 +89,11 @@ def refuse_impossible(values: dict[str, Any], rules: dict[str, tuple[Callable[[A
     if most is not None and not _is_integer(most, epochs):
         raise ValueError(
             f"TRPO: max_critic_updates={most!r} is impossible: it must be None or an integer >= n_critic_updates={epochs}"
+        )
+    damping, around = values["cg_damping"], values["cg_damping_range"]
+    if around is not None and not around[0] <= damping <= around[1]:
+        raise ValueError(
+            f"TRPO: cg_damping_range={around!r} is impossible: it must be a range that holds cg_damping={damping!r}"
         )
     learning_rate = values["learning_rate"]
     if not callable(learning_rate) and not (_is_number(learning_rate) and learning_rate >= 0):

@@ -1,0 +1,173 @@
+"""The report: exact through strict JSON, whatever the update did."""
+
+import dataclasses
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sb3_trpo_ext.core.critic import CriticResult
+from sb3_trpo_ext.core.damping import DampingState
+from sb3_trpo_ext.core.fisher import FisherOperator
+from sb3_trpo_ext.core.objective import OnPolicyCheck
+from sb3_trpo_ext.core.report import (
+    UpdateReport,
+    advantage_fields,
+    cg_fields,
+    check_fields,
+    critic_fields,
+    finite,
+    search_fields,
+)
+from sb3_trpo_ext.core.status import CriticStatus, OnPolicyStatus, UpdateStatus
+from sb3_trpo_ext.core.update import PolicyResult, update_policy
+from tests.core.problems import FAMILIES, SETTINGS, make_case
+
+DAMPING = DampingState(0.1, 0.1, 100.0)
+CRITIC = CriticResult(CriticStatus.IMPROVED, 10, 2.0, 1.0, 1.5)
+
+finite_numbers = st.floats(allow_nan=False, allow_infinity=False)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "int": st.integers(-(2**70), 2**70),
+    "float": finite_numbers,
+    "str": st.text(),
+    "float | None": st.none() | finite_numbers,
+    "int | None": st.none() | st.integers(),
+    "str | None": st.none() | st.text(),
+    "tuple[float, ...]": st.lists(finite_numbers, max_size=4).map(tuple),
+    "tuple[float | None, ...]": st.lists(st.none() | finite_numbers, max_size=4).map(tuple),
+    "tuple[str, ...]": st.lists(st.text(), max_size=4).map(tuple),
+}
+reports = st.builds(UpdateReport, **{field.name: VALUES[str(field.type)] for field in dataclasses.fields(UpdateReport)})
+
+
+@given(report=reports)
+def test_json_and_back_is_exact(report: UpdateReport) -> None:
+    again = UpdateReport.from_json(report.to_json())
+    assert again == report
+    for field in dataclasses.fields(report):
+        assert type(getattr(again, field.name)) is type(getattr(report, field.name)), field.name
+    assert "\n" not in report.to_json()
+
+
+def no_constant(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def report_of(result: PolicyResult, critic: CriticResult = CRITIC) -> UpdateReport:
+    """A report from an update's parts, every other field being nothing."""
+    empty: dict[str, Any] = {"int": 0, "float": 0.0, "str": ""}
+    fields = {field.name: empty.get(str(field.type)) for field in dataclasses.fields(UpdateReport)}
+    solve = result.solve.result if result.solve else None
+    for part in (
+        check_fields(result.check, "env 3"),
+        advantage_fields(result.advantages),
+        cg_fields(solve),
+        search_fields(result.search),
+        critic_fields(critic),
+    ):
+        assert part.keys() <= fields.keys()
+        fields.update(part)
+    return UpdateReport(**{**fields, "status": result.status.value, "advice": result.status.advice, "notes": ()})
+
+
+def strict_round_trip(report: UpdateReport) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(report.to_json(), parse_constant=no_constant)
+    assert UpdateReport.from_json(report.to_json()) == report
+    return parsed
+
+
+def test_an_accepted_update_reports_what_was_applied() -> None:
+    result = update_policy(make_case(FAMILIES["gaussian"]).problem, replace(SETTINGS, max_kl=1.0, shrink=0.5), DAMPING)
+    report = report_of(result)
+    strict_round_trip(report)
+    assert report.accepted
+    assert result.search is not None
+    last = result.search.trials[-1].evaluation
+    assert (report.kl, report.kl_joint, report.kl_reverse, report.kl_max) == (
+        last.kl,
+        last.kl_joint,
+        last.kl_reverse,
+        last.kl_max,
+    )
+    assert report.surrogate_improvement == last.improvement
+    assert report.line_search_backtracks == len(result.search.trials) - 1
+    assert len(report.trial_kls) == len(report.trial_statuses) == len(report.trial_fractions) == len(result.search.trials)
+    assert result.solve is not None
+    assert report.cg_residual_history == result.solve.result.residual_history
+    assert report.behaviour_worst_cell == "env 3"
+
+
+def test_a_rejected_update_reports_zero_applied_and_every_trial() -> None:
+    problem = make_case(FAMILIES["gaussian"]).problem
+    shifted = replace(problem, surrogate=replace(problem.surrogate, phi=problem.surrogate.phi + 10.0))
+    result = update_policy(shifted, SETTINGS, DAMPING)
+    report = report_of(result)
+    strict_round_trip(report)
+    assert report.status == UpdateStatus.LINE_SEARCH_FAILED.value
+    assert not report.accepted
+    assert (report.kl, report.kl_joint, report.kl_max, report.surrogate_improvement) == (0.0, 0.0, 0.0, 0.0)
+    assert report.line_search_backtracks == len(report.trial_kls) == SETTINGS.max_trials
+    assert min(kl for kl in report.trial_kls if kl is not None) > 1.0
+
+
+def test_a_skipped_update_has_none_where_nothing_was_computed() -> None:
+    problem = make_case(FAMILIES["gaussian"]).problem
+    report = report_of(update_policy(replace(problem, evidence=problem.evidence + 1.0), SETTINGS, DAMPING))
+    strict_round_trip(report)
+    assert (report.cg_status, report.cg_residual, report.line_search_status, report.line_search_backtracks) == (None,) * 4
+    assert report.trial_kls == report.cg_residual_history == ()
+    assert report.kl == 0.0
+
+
+def test_numbers_that_are_not_finite_become_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    honest = FisherOperator.product
+
+    def product(self: FisherOperator, v: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return honest(self, v) * (torch.inf if calls == 3 else 1.0)
+
+    monkeypatch.setattr(FisherOperator, "product", product)
+    fixed = replace(DAMPING, adaptive=False)
+    result = update_policy(make_case(FAMILIES["gaussian"]).problem, SETTINGS, fixed)
+    broken = CriticResult(CriticStatus.NON_FINITE, 3, math.inf, math.nan, math.nan)
+    parsed = strict_round_trip(report_of(result, broken))
+    assert parsed["cg_status"] == "non_finite"
+    assert parsed["value_loss_before"] is parsed["value_loss_after"] is parsed["value_loss"] is None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_evidence_that_is_not_finite_still_makes_a_report(bad: float) -> None:
+    """An update skipped because of it must not fail in writing its report."""
+    check = OnPolicyCheck(OnPolicyStatus.TOO_DETERMINISTIC, bad, bad, 0, bad, bad)
+    report = report_of(PolicyResult(UpdateStatus.STALE_BATCH, check, DAMPING))
+    assert strict_round_trip(report)["behaviour_kl"] is None
+    assert report.behaviour_kl_threshold is None
+
+
+def test_advantages_that_are_not_finite_still_make_a_report() -> None:
+    raw = torch.randn(48, dtype=torch.float64)
+    raw[5], raw[6] = torch.nan, torch.inf
+    result = update_policy(make_case(FAMILIES["gaussian"], advantages=raw).problem, SETTINGS, DAMPING)
+    assert result.status is UpdateStatus.ZERO_VARIANCE_ADVANTAGES
+    report = report_of(result)
+    assert strict_round_trip(report)["advantage_std"] is None
+    assert report.advantage_quantiles == ()
+
+
+def test_a_report_that_smuggles_a_nan_is_refused() -> None:
+    report = report_of(update_policy(make_case(FAMILIES["gaussian"]).problem, SETTINGS, DAMPING))
+    with pytest.raises(ValueError, match="JSON"):
+        replace(report, kl=math.nan).to_json()
+
+
+@pytest.mark.parametrize(("value", "kept"), [(1.0, 1.0), (0.0, 0.0), (None, None), (math.nan, None), (-math.inf, None)])
+def test_finite(value: float | None, kept: float | None) -> None:
+    assert finite(value) == kept
