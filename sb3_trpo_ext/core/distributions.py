@@ -148,8 +148,8 @@ class MultiCategorical(ActionDistribution):
         return torch.stack(chosen).sum(dim=0)
 
     def kl(self, new: Tensor, old: Tensor) -> Tensor:
-        """Sum of p_new (log p_new - log p_old); a choice of probability zero counts nothing."""
-        terms = [_expectation(p, p - q).sum(dim=-1) for p, q in zip(self._log_probs(new), self._log_probs(old), strict=True)]
+        """Sum over categoricals and choices of p_new log(p_new / p_old), see ``_divergence``."""
+        terms = [_divergence(p, q).sum(dim=-1) for p, q in zip(self._log_probs(new), self._log_probs(old), strict=True)]
         return torch.stack(terms).sum(dim=0)
 
     def entropy(self, phi: Tensor) -> Tensor | None:
@@ -185,10 +185,9 @@ class MultiBernoulli(ActionDistribution):
         return (actions * F.logsigmoid(phi) + (1.0 - actions) * F.logsigmoid(-phi)).sum(dim=-1)
 
     def kl(self, new: Tensor, old: Tensor) -> Tensor:
-        """Sum over both outcomes of p_new (log p_new - log p_old)."""
-        one = torch.sigmoid(new) * (F.logsigmoid(new) - F.logsigmoid(old))
-        zero = torch.sigmoid(-new) * (F.logsigmoid(-new) - F.logsigmoid(-old))
-        return (one + zero).sum(dim=-1)
+        """Sum over both outcomes of p_new log(p_new / p_old), see ``_divergence``."""
+        one = _divergence(F.logsigmoid(new), F.logsigmoid(old))
+        return (one + _divergence(F.logsigmoid(-new), F.logsigmoid(-old))).sum(dim=-1)
 
     def entropy(self, phi: Tensor) -> Tensor | None:
         """Sum over both outcomes of -p log p."""
@@ -203,3 +202,16 @@ def _expectation(log_p: Tensor, values: Tensor) -> Tensor:
     """Terms p * value; 0 where p = 0, though the value may be infinite there; NaN stays NaN."""
     p = log_p.exp()
     return torch.where(p == 0, torch.zeros_like(p), p * values)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """
+    Terms of sum p log(p/q), of which each is at least 0: p d - (p - q) with d = log(p/q), p - q = q expm1(d).
+
+    The differences p - q sum to zero, so the sum is the same; but rounding of d, which is first order in p d, is second
+    order here, and close policies keep their digits. A choice of p = 0 leaves q; infinities of both cancel; NaN stays.
+    """
+    d = log_p - log_q
+    p, q = log_p.exp(), log_q.exp()
+    excess = torch.where(d.abs() < 1.0, q * torch.expm1(d), p - q)
+    return torch.where(p == 0, q, p * d - excess)
