@@ -96,8 +96,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     args = parser.parse_args(argv)
-    if args.steps < 1 or args.seed < 0:
-        fail(f"steps must be at least 1 and the seed at least 0, not {args.steps} and {args.seed}")
+    if args.steps < 1 or not 0 <= args.seed < 2**32:
+        fail(f"steps must be at least 1 and the seed in [0, 2**32), not {args.steps} and {args.seed}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -87,6 +87,26 @@ class Curvature:
     mean: WeightedMean
 
 
+class _Euclidean(ActionDistribution):
+    """A unit Gaussian over phi itself: rungs differ in J only, and a saturated metric would hide J from some of them."""
+
+    @property
+    def independent_dims(self) -> int:
+        return 1
+
+    def log_prob(self, phi: Tensor, actions: Tensor) -> Tensor:
+        return -self.kl(phi, actions)
+
+    def kl(self, new: Tensor, old: Tensor) -> Tensor:
+        return 0.5 * (new - old).square().sum(dim=-1)
+
+    def entropy(self, phi: Tensor) -> Tensor | None:
+        return None
+
+    def metric_product(self, phi: Tensor, tangent: Tensor) -> Tensor:
+        return tangent
+
+
 class FisherOperator:
     """
     The Fisher matrix of the bounded KL as an operator, undamped and damped by name.
@@ -244,7 +264,7 @@ def _probe(curvature: Curvature) -> Curvature:
     return Curvature(
         curvature.actor,
         curvature.theta,
-        curvature.distribution,
+        _Euclidean(),
         curvature.scale,
         # Of weight one each: these transitions may all be dropped from the batch.
         WeightedMean(torch.ones_like(curvature.mean.weights), (rows[:PROBE_SAMPLES].to(curvature.mean.weights.device),)),
@@ -305,7 +325,8 @@ def bytes_per_sample(forward: Callable[[slice], Tensor], parameters: Sequence[Te
         if storage.data_ptr() not in own:
             # A view of the batch's observations keeps no more than its own part; an expanded tensor only its storage.
             kept[storage.data_ptr()] = max(kept.get(storage.data_ptr(), 0), min(storage.nbytes(), tensor.nbytes))
-        return tensor
+        # Not the tensor itself: saved by the node that made it, it would be a cycle that no collector frees.
+        return tensor.detach()
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         forward(rows)

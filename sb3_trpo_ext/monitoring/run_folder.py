@@ -41,7 +41,7 @@ class RunFolder:
     Writes a run's folder.
 
     :param path: the folder; made with the first update
-    :param resume: whether to go on with files that are there, instead of starting them anew
+    :param resume: whether to go on with files that are there, instead of putting them aside
     """
 
     def __init__(self, path: Path, resume: bool):
@@ -57,8 +57,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self._fresh:
-            for name in ("updates.jsonl", *([CSV_NAME] if with_csv else []), *_npy_names(report)):
-                (self.path / name).unlink(missing_ok=True)
+            self._put_aside(["updates.jsonl", *([CSV_NAME] if with_csv else []), *_npy_names(report)])
             self._fresh = False
         path = self.path / "updates.jsonl"
         _drop_cut_off_line(path)
@@ -68,6 +67,18 @@ class RunFolder:
             self._append_csv(report)
         for name, row in _histories(report).items():
             _append_npy(self.path / f"{name}.npy", row)
+
+    def _put_aside(self, names: list[str]) -> None:
+        """Move an earlier run's files into a folder of their own: nothing is lost."""
+        earlier = [self.path / name for name in names if (self.path / name).exists()]
+        if not earlier:
+            return
+        number = 1
+        while (aside := self.path / f"previous_{number}").exists():
+            number += 1
+        aside.mkdir()
+        for file in earlier:
+            file.rename(aside / file.name)
 
     def _append_csv(self, report: UpdateReport) -> None:
         path = self.path / CSV_NAME

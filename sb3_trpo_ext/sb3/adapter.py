@@ -66,6 +66,20 @@ def action_distribution(policy: ActorCriticPolicy) -> ActionDistribution:
     )
 
 
+def refuse_scripted_modules(policy: ActorCriticPolicy) -> None:
+    """
+    Raise if a policy holds TorchScript modules: other tensors can't be put in place of their parameters.
+
+    :param policy: the policy
+    :raises TypeError: naming the module
+    """
+    for name, module in policy.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(
+                f"TRPO: the policy's module {name!r} is TorchScript, which has no float64 twin: use plain nn.Module"
+            )
+
+
 def distribution_parameters(distributions: Sequence[Any]) -> Tensor:
     """
     Read phi off torch distributions.

@@ -208,7 +208,8 @@ class Critic:
         self.batch_size = batch_size
         self.chunks = evaluated.chunks
         self.actor_modules: Sequence[nn.Module] = evaluated.function.modules
-        self.parameters = self._own_parameters({id(parameter) for parameter in evaluated.function.parameters})
+        self.actor_parameters = evaluated.function.parameters
+        self.parameters = self._own_parameters({id(parameter) for parameter in self.actor_parameters})
 
     def fit(self, settings: CriticSettings) -> CriticResult:
         """
@@ -218,10 +219,13 @@ class Critic:
         :return: what happened; a loss that became non-finite is undone, batch-norm buffers included
         """
         buffers = Snapshot.take(self.policy.buffers())
+        actor = Snapshot.take(self.actor_parameters)
         problem = CriticProblem(self.parameters, self.policy.optimizer, self._minibatch_losses, self.loss)
         result = fit_critic(problem, settings)
         if result.status is CriticStatus.NON_FINITE:
             buffers.restore()
+        # No optimiser of a user's moves what the trust region has verified: bit for bit what it was.
+        actor.restore()
         return result
 
     def values(self) -> Tensor:

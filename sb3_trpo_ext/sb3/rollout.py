@@ -184,7 +184,7 @@ def refuse_non_finite_rollout(batch: RolloutBatch, buffer: RolloutBuffer, last_o
     if rewards.ndim == 2:
         refuse_non_finite("rewards", rewards.T.reshape(-1), n_steps=len(rewards))
     if last_obs is not None:
-        refuse_non_finite("observations", last_obs, step=batch.n_steps)
+        refuse_non_finite("observations", last_obs, step=buffer.buffer_size)
     for name in ("values", "log_prob", "advantages", "returns"):
         refuse_non_finite(name, getattr(batch, name), n_steps=batch.n_steps)
 

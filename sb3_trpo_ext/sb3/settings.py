@@ -31,7 +31,9 @@ def damping_state(model: TRPO) -> DampingState:
     if not model.adaptive_damping:
         return DampingState(configured, configured, configured, adaptive=False)
     low, high = map(float, model.cg_damping_range or (configured, RANGE_FACTOR * configured))
-    value = configured if model._adapted_damping is None else model._adapted_damping
+    # A model that was loaded with another unit of the KL has learnt nothing about its damping.
+    adapted = model._adapted_damping if model._adapted_damping_unit == model.kl_unit else None
+    value = configured if adapted is None else adapted
     return DampingState(min(max(value, low), high), low, high)
 
 

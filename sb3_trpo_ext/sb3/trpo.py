@@ -8,6 +8,9 @@ Differences from sb3-contrib that a user may notice:
 2. A batch that this policy did not collect, and anything non-finite, is refused before it can do harm.
 3. Damping adapts, within a range that begins at ``cg_damping``.
 4. The critic trains until its loss is below where it began; parameters that the actor depends on are never moved by it.
+5. The last update is logged too, at the end of ``learn``; what was not computed (the explained variance of returns that do
+   not vary) is not logged, instead of NaN; every update leaves a row in the run folder.
+6. ``train`` leaves the policy in eval mode. Modules compiled by TorchScript are refused.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
 from sb3_trpo_ext.monitoring.run_folder import CSV_NAME, RunFolder
-from sb3_trpo_ext.sb3.adapter import action_distribution
+from sb3_trpo_ext.sb3.adapter import action_distribution, refuse_scripted_modules
 from sb3_trpo_ext.sb3.errors import StaleBatchError
 from sb3_trpo_ext.sb3.guard import all_or_nothing
 from sb3_trpo_ext.sb3.messages import stale_batch_message
@@ -214,6 +217,7 @@ class TRPO(sb3_contrib.TRPO):
         self.last_update_inputs: UpdateInputs | None = None
         # Plain numbers, so that sb3-contrib can load what we save.
         self._adapted_damping: float | None = None
+        self._adapted_damping_unit: str | None = None
         self._updates_skipped = 0
         self._rung: RungChoice | None = None
         self._recorder = BehaviourRecorder()
@@ -229,6 +233,7 @@ class TRPO(sb3_contrib.TRPO):
                 f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={self.n_envs}"
             )
         super()._setup_model()
+        refuse_scripted_modules(self.policy)
         dims = action_distribution(self.policy).independent_dims
         if self.kl_reduction is None and dims > 1:
             notice_unit(self.target_kl, dims)
@@ -239,9 +244,14 @@ class TRPO(sb3_contrib.TRPO):
                 f"TRPO: device {self.device} has no float64: the policy step runs on the CPU", UserWarning, stacklevel=3
             )
 
+    @property
+    def kl_unit(self) -> str:
+        """Unit of the bounded KL, and of the damping: "mean" or "joint"."""
+        return self.kl_reduction or "mean"
+
     def _kl_scale(self) -> float:
         """Bounded KL = this * joint KL."""
-        return 1.0 if self.kl_reduction == "joint" else 1.0 / action_distribution(self.policy).independent_dims
+        return 1.0 if self.kl_unit == "joint" else 1.0 / action_distribution(self.policy).independent_dims
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -315,7 +325,7 @@ class TRPO(sb3_contrib.TRPO):
             updates_skipped=self._updates_skipped + (result.status in SKIPPED),
             n_samples=len(inputs.batch),
             target_kl=float(self.target_kl),
-            kl_reduction=self.kl_reduction or "mean",
+            kl_reduction=self.kl_unit,
             entropy=mean_entropy(evaluated.problem.surrogate),
             std=mean_std(self.policy),
             cg_precision=self.cg_precision if evaluated.dtype is torch.float64 else "float32",
@@ -328,7 +338,8 @@ class TRPO(sb3_contrib.TRPO):
             self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)
         self._write_run_folder(report)
         self._n_updates, self._updates_skipped = report.n_updates, report.updates_skipped
-        self._adapted_damping = result.damping.value if self.adaptive_damping else self._adapted_damping
+        if self.adaptive_damping:
+            self._adapted_damping, self._adapted_damping_unit = result.damping.value, self.kl_unit
         self.last_update, self.last_update_inputs = report, inputs
 
     def _write_run_folder(self, report: UpdateReport) -> None:
@@ -336,7 +347,7 @@ class TRPO(sb3_contrib.TRPO):
         folder = find_run_folder(self.log_folder, self.env, self.logger)
         if folder is None:
             return
-        if self._run_folder is None:
+        if self._run_folder is None or self._run_folder.path != Path(folder):
             self._run_folder = RunFolder(Path(folder), resume=report.n_updates > 1)
         csvs = [output.file.name for output in self.logger.output_formats if isinstance(output, CSVOutputFormat)]
         ours = (self._run_folder.path / CSV_NAME).resolve()
@@ -357,7 +368,7 @@ class TRPO(sb3_contrib.TRPO):
         progress_bar: bool = False,
     ) -> SelfTRPO:
         """
-        Train; the last update's log, which SB3 would never write, is written at the end.
+        Train; the last update's log, which SB3 would never write, is written at the end (unless ``log_interval`` is None).
 
         :param total_timesteps: The total number of samples (env steps) to train on
         :param callback: callback(s) called at every step with state of the algorithm
@@ -368,7 +379,7 @@ class TRPO(sb3_contrib.TRPO):
         :return: the trained model
         """
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        if self.logger.name_to_value:
+        if log_interval is not None and self.logger.name_to_value:
             self.logger.dump(step=self.num_timesteps)
         return self
 

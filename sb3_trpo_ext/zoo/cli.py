@@ -50,6 +50,10 @@ SCRIPTS = {
 }
 
 
+PLOTS = {"train": "plot_train", "all": "all_plots", "from_file": "plot_from_file"}
+"""``plots NAME``: the Zoo's plot scripts by one word."""
+
+
 def run(arguments: list[str]) -> int:
     """
     Run one script.
@@ -63,6 +67,8 @@ def run(arguments: list[str]) -> int:
         return 0
     if name == "convert-config":
         return convert_config.main(rest)
+    if name == "plots":
+        name, *rest = [PLOTS.get(rest[0], rest[0]), *rest[1:]] if rest else ["all_plots", "-h"]
     if name not in SCRIPTS:
         return _fail(f"unknown script {name!r}: choose from {', '.join([*SCRIPTS, 'convert-config'])}")
     return _run_zoo_script(name, rest)
@@ -131,6 +137,7 @@ def _help() -> str:
             "",
             *lines,
             "",
+            "`plots train`, `plots all` and `plots from_file` are the three plots.",
             "All but convert-config are the RL Zoo's own scripts. Unless you say otherwise they use --algo trpo (ours),",
             "the log folder `logs` and, for train, our hyperparameters (--conf-file sb3_trpo_ext.zoo).",
         ]

@@ -21,9 +21,7 @@ def choose_wandb_mode() -> None:
     if settings.get("mode", "online") != "online" or _has_key(settings):
         return
     os.environ["WANDB_MODE"] = "offline"
-    # A script of the Zoo's that doesn't track has no use for the news
-    if "--track" in sys.argv or Path(sys.argv[0]).parent.name not in ("rl_zoo3", "sb3_trpo_ext"):
-        print(NOTICE, file=sys.stderr)
+    print(NOTICE, file=sys.stderr)
 
 
 def _has_key(settings: dict[str, str]) -> bool:

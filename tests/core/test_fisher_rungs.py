@@ -158,6 +158,34 @@ def test_float32_policies_are_judged_by_float32s_rounding(curvature: Curvature) 
     assert FisherOperator(rounded, RungChoice(Rung.DOUBLE_VJP, True)).dtype is torch.float32
 
 
+class NoForwardMode(torch.autograd.Function):
+    """A module that only double backward can confirm."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)  # type: ignore[attr-defined]
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad * (1.0 - x.tanh().square())
+
+
+@pytest.mark.parametrize("certainty", [0.0, 25.0, 100.0])
+def test_a_nearly_deterministic_categorical_has_a_rung_without_forward_mode(certainty: float) -> None:
+    """Its KL cancels when it is differentiated twice: the metric must not hide the Jacobian from the only witness."""
+    weight, observations = torch.randn(3, 4, dtype=torch.float64), torch.randn(N, 3, dtype=torch.float64)
+    bias = torch.tensor([certainty, 0.0, 0.0, 0.0], dtype=torch.float64)
+
+    def actor(theta: Parameters, rows: Rows) -> Tensor:
+        return NoForwardMode.apply(observations[rows] @ theta[0]) + theta[1]
+
+    mean = WeightedMean(torch.ones(N, dtype=torch.float64), chunked(N, N))
+    choice = choose_rung(Curvature(actor, (weight, bias), FAMILIES["categorical"], 1.0, mean), True, generator())
+    assert choice == RungChoice(Rung.DOUBLE_VJP, True)
+
+
 # ---------------------------------------------------------------- memory
 
 

@@ -84,6 +84,13 @@ def test_a_fresh_run_begins_anew_and_keeps_what_is_not_its_own(tmp_path: Path) -
     assert (tmp_path / "best_model.zip").read_text() == "keep me"
 
 
+def test_an_earlier_runs_files_are_put_aside_not_lost(tmp_path: Path) -> None:
+    for n_updates in (5, 3, 1):
+        write(tmp_path, 1, n_updates)
+    assert [len(kls(tmp_path / name)) for name in ("previous_1", "previous_2", "")] == [5, 3, 1]
+    assert {file.name for file in (tmp_path / "previous_1").iterdir()} >= {"updates.jsonl", "progress.csv", "vf_loss.npy"}
+
+
 def test_a_resumed_run_appends(tmp_path: Path) -> None:
     write(tmp_path, 1, 2)
     write(tmp_path, 3, 4, resume=True)

@@ -24,6 +24,7 @@ from tests.sb3.spaces import (
     Attention,
     BatchNormed,
     Frozen,
+    InPlaceReLU,
     OnlyFloat32,
     Recurrent,
     TiedWeights,
@@ -331,3 +332,14 @@ def test_an_actor_that_is_not_a_function_is_named_as_such() -> None:
     with pytest.warns(UserWarning, match="dropout or noise that ignores eval mode"):
         model.train()
     assert (model.last_update.status, model.last_update.fisher_rung) == ("stale_batch", "")
+
+
+class Scripted(InPlaceReLU):
+    def build(self) -> None:
+        self.net = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.Tanh()))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_scripted_modules_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"module '.*net' is TorchScript.*plain nn.Module"):
+        with_extractor(Scripted)

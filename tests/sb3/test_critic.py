@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sb3_trpo_ext.core.critic import CriticSettings
+from sb3_trpo_ext.core.flat import Snapshot
 from sb3_trpo_ext.sb3.problems import Critic, evaluate_batch
 from sb3_trpo_ext.sb3.rollout import read_batch
 from tests.sb3.spaces import BatchNormed, Dropped, InPlaceReLU, ValueNamed, collect, make_model, same, state_of, with_extractor
@@ -182,5 +183,25 @@ def test_a_plan_that_trained_the_actor_would_be_noticed(monkeypatch: pytest.Monk
     # The planted bug: everything that the values depend on counts as the critic's.
     honest = Critic._own_parameters
     monkeypatch.setattr(Critic, "_own_parameters", lambda self, _: honest(self, set()))
-    model = collect(with_extractor(InPlaceReLU))
-    assert any(name.startswith("features_extractor") for name in moved_by_the_critic(model))
+    assert not any(name.startswith("features_extractor") for name in moved_by_the_critic(collect(with_extractor(InPlaceReLU))))
+    # Seen without the last line of defence, which puts the actor back in any case.
+    monkeypatch.setattr(Snapshot, "restore", lambda self: None)
+    assert any(name.startswith("features_extractor") for name in moved_by_the_critic(collect(with_extractor(InPlaceReLU))))
+
+
+class Shrinking(torch.optim.Adam):
+    """Touches every parameter it holds, with or without a gradient."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.mul_(0.99)
+
+
+def test_an_optimizer_that_touches_everything_does_not_move_the_actor() -> None:
+    model = collect(make_model(policy_kwargs={"optimizer_class": Shrinking, "net_arch": [8]}))
+    moved = moved_by_the_critic(model)
+    assert moved
+    assert all("value" in name for name in moved)

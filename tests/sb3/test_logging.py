@@ -125,10 +125,26 @@ def test_the_last_updates_keys_are_written_at_the_end() -> None:
     assert rows[-1][1]["train/kl_divergence_loss"] == model.last_update.kl
 
 
-@pytest.mark.parametrize("log_interval", [2, 1000, None])
-def test_log_intervals_do_not_lose_the_last(log_interval: int | None) -> None:
+@pytest.mark.parametrize("log_interval", [2, 1000])
+def test_log_intervals_do_not_lose_the_last(log_interval: int) -> None:
     rows = logged(make_model(), log_interval=log_interval)
     assert rows[-1][1]["train/n_updates"] == 3
+
+
+def test_who_asks_for_no_log_gets_none() -> None:
+    assert logged(make_model(), log_interval=None) == []
+
+
+def test_the_run_folder_follows_the_logger() -> None:
+    """Rows of a second run went into the first one's folder, and into SB3's own CSV there."""
+    model = make_model()
+    for run in ("first", "second"):
+        model.set_logger(configure(run, ["csv"]))
+        model.learn(64, reset_num_timesteps=False)
+        model.logger.close()
+    lines = {run: len(Path(run, "updates.jsonl").read_text().splitlines()) for run in ("first", "second")}
+    assert lines == {"first": 1, "second": 1}
+    assert "train/status" not in Path("first/progress.csv").read_text()
 
 
 def test_the_last_keys_reach_sb3s_own_csv() -> None:

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3 import problems, trpo
 from sb3_trpo_ext.sb3.problems import computing_device
+from sb3_trpo_ext.sb3.settings import damping_state
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, RandomEnv, Witness, collect, make_env, make_model, same, state_of
 
 SPACES = [("box", "vector"), ("sde_squashed", "vector"), ("discrete", "vector"), ("multibinary", "dict"), ("box", "image")]
@@ -111,7 +112,7 @@ def next_update(model: Any, rollout: Any, recorder: Any) -> dict[str, Any]:
 def test_the_next_update_after_loading_is_the_same_bits(action: str, kwargs: dict[str, Any]) -> None:
     model = make_model(action, **kwargs)
     model.learn(64)
-    model._adapted_damping = 0.37  # as if it had adapted
+    model._adapted_damping, model._adapted_damping_unit = 0.37, model.kl_unit  # as if it had adapted
     model._updates_skipped = 4
     model.save("model.zip")
     loaded = TRPO.load("model.zip", env=make_env(action), device="cpu")
@@ -136,7 +137,7 @@ def test_the_next_update_after_loading_is_the_same_bits(action: str, kwargs: dic
 def test_the_comparison_notices_what_is_forgotten(forgotten: str) -> None:
     model = make_model(sub_sampling_factor=4)
     model.learn(64)
-    model._adapted_damping = 0.37
+    model._adapted_damping, model._adapted_damping_unit = 0.37, model.kl_unit
     model.save("model.zip")
     loaded = TRPO.load("model.zip", env=make_env(), device="cpu")
     loaded._logger = model.logger
@@ -354,3 +355,13 @@ def test_an_update_on_the_device(action: str, observation: str) -> None:
     witness = Witness(collect(model))
     model.train()
     assert witness.broken_promises_of_acceptance() == []
+
+
+def test_damping_that_adapted_in_another_unit_is_forgotten() -> None:
+    model = make_model(kl_reduction="mean")
+    model.learn(64)
+    model._adapted_damping = 0.37
+    model.save("model.zip")
+    assert damping_state(TRPO.load("model.zip", device="cpu")).value == 0.37
+    joint = TRPO.load("model.zip", device="cpu", kl_reduction="joint", cg_damping=0.3, target_kl=0.03)
+    assert damping_state(joint).value == 0.3

@@ -73,7 +73,7 @@ def test_missing_reports_are_no_crash(main_job: ModuleType) -> None:
     [
         (["--env", "Hoper-v5"], "Did you mean: `Hopper`?"),
         (["--steps", "0"], "steps must be at least 1"),
-        (["--seed", "-1"], "the seed at least 0"),
+        (["--seed", "-1"], "the seed in"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_makes_nothing(
