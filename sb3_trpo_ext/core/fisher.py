@@ -21,12 +21,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from sb3_trpo_ext.core.distributions import ActionDistribution
 from sb3_trpo_ext.core.flat import Parameters, flatten, unflatten
 from sb3_trpo_ext.core.objective import Actor
 from sb3_trpo_ext.core.reduce import Rows, WeightedMean, chunked
@@ -68,6 +68,28 @@ class RungChoice:
         return f"{self.rung.value}/{'retained' if self.retained else 'recomputed'}"
 
 
+class Geometry(Protocol):
+    """What of an action distribution a Fisher product needs: its divergence, or the Hessian of that."""
+
+    def kl(self, new: Tensor, old: Tensor) -> Tensor:
+        """
+        Divergence of each sample.
+
+        :param new: parameters phi, shape (n, n_parameters)
+        :param old: parameters phi, shape (n, n_parameters)
+        :return: shape (n,)
+        """
+
+    def metric_product(self, phi: Tensor, tangent: Tensor) -> Tensor:
+        """
+        Product with the Hessian of ``kl(., phi)`` at phi.
+
+        :param phi: parameters, shape (n, n_parameters)
+        :param tangent: shape (n, n_parameters)
+        :return: shape (n, n_parameters)
+        """
+
+
 @dataclass(frozen=True)
 class Curvature:
     """
@@ -82,26 +104,16 @@ class Curvature:
 
     actor: Actor
     theta: Parameters
-    distribution: ActionDistribution
+    distribution: Geometry
     scale: float
     mean: WeightedMean
 
 
-class _Euclidean(ActionDistribution):
+class _Euclidean:
     """A unit Gaussian over phi itself: rungs differ in J only, and a saturated metric would hide J from some of them."""
-
-    @property
-    def independent_dims(self) -> int:
-        return 1
-
-    def log_prob(self, phi: Tensor, actions: Tensor) -> Tensor:
-        return -self.kl(phi, actions)
 
     def kl(self, new: Tensor, old: Tensor) -> Tensor:
         return 0.5 * (new - old).square().sum(dim=-1)
-
-    def entropy(self, phi: Tensor) -> Tensor | None:
-        return None
 
     def metric_product(self, phi: Tensor, tangent: Tensor) -> Tensor:
         return tangent
