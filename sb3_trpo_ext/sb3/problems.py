@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from sb3_trpo_ext.core.critic import CriticProblem, CriticResult, CriticSettings, fit_critic
 from sb3_trpo_ext.core.distributions import ActionDistribution
-from sb3_trpo_ext.core.fisher import PROBE_SAMPLES, Curvature, bytes_per_sample
+from sb3_trpo_ext.core.fisher import Curvature
 from sb3_trpo_ext.core.flat import Snapshot
+from sb3_trpo_ext.core.ladder import PROBE_SAMPLES, bytes_per_sample
 from sb3_trpo_ext.core.objective import Surrogate, likelihood_divergence
 from sb3_trpo_ext.core.reduce import WeightedMean, chunked
 from sb3_trpo_ext.core.status import CriticStatus

@@ -31,7 +31,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.core.critic import CriticResult
 from sb3_trpo_ext.core.damping import DampingState
-from sb3_trpo_ext.core.fisher import LADDER, RungChoice, choose_rung
+from sb3_trpo_ext.core.fisher import RungChoice
+from sb3_trpo_ext.core.ladder import LADDER, choose_rung
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy

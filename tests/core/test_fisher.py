@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sb3_trpo_ext.core.distributions import ActionDistribution
-from sb3_trpo_ext.core.fisher import LADDER, Curvature, FisherOperator, Rung, RungChoice, choose_rung
+from sb3_trpo_ext.core.fisher import Curvature, FisherOperator, Rung, RungChoice
 from sb3_trpo_ext.core.flat import flatten
+from sb3_trpo_ext.core.ladder import LADDER, choose_rung
 from sb3_trpo_ext.core.reduce import Rows, WeightedMean, chunked
 from tests.core.problems import (
     FAMILIES,

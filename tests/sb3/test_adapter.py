@@ -12,7 +12,8 @@ from torch import nn
 
 from sb3_trpo_ext import StaleBatchError
 from sb3_trpo_ext.core.distributions import DiagonalGaussian
-from sb3_trpo_ext.core.fisher import LADDER, Curvature, FisherOperator
+from sb3_trpo_ext.core.fisher import Curvature, FisherOperator
+from sb3_trpo_ext.core.ladder import LADDER
 from sb3_trpo_ext.core.reduce import WeightedMean
 from sb3_trpo_ext.sb3 import adapter
 from sb3_trpo_ext.sb3.adapter import PolicyFunction, action_distribution, base_actions, distribution_parameters

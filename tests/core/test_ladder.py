@@ -7,17 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sb3_trpo_ext.core import fisher
-from sb3_trpo_ext.core.fisher import (
-    Curvature,
-    FisherOperator,
-    NoWorkingRungError,
-    Rung,
-    RungChoice,
-    bytes_per_sample,
-    choose_rung,
-)
+from sb3_trpo_ext.core import fisher, ladder
+from sb3_trpo_ext.core.fisher import Curvature, FisherOperator, Rung, RungChoice
 from sb3_trpo_ext.core.flat import Parameters
+from sb3_trpo_ext.core.ladder import NoWorkingRungError, bytes_per_sample, choose_rung
 from sb3_trpo_ext.core.reduce import Rows, WeightedMean, chunked
 from tests.core.problems import FAMILIES, Mlp, actor_of, theta_of
 
@@ -149,7 +142,7 @@ def test_the_probe_reads_rows_that_are_indices(curvature: Curvature) -> None:
 
     sub = curvature.mean.subsample(torch.arange(60, 100), 40)
     choose_rung(replace(curvature, actor=spying, mean=sub), True, generator())
-    assert all(isinstance(rows, Tensor) and rows.min() >= 60 and len(rows) == fisher.PROBE_SAMPLES for rows in seen)
+    assert all(isinstance(rows, Tensor) and rows.min() >= 60 and len(rows) == ladder.PROBE_SAMPLES for rows in seen)
 
 
 def test_float32_policies_are_judged_by_float32s_rounding(curvature: Curvature) -> None:
