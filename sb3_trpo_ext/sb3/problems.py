@@ -21,7 +21,8 @@ from sb3_trpo_ext.core.objective import Surrogate, likelihood_divergence
 from sb3_trpo_ext.core.reduce import WeightedMean, chunked
 from sb3_trpo_ext.core.status import CriticStatus
 from sb3_trpo_ext.core.update import PolicyProblem
-from sb3_trpo_ext.sb3.adapter import PolicyFunction, action_distribution, base_actions, leaves_of, map_tensors
+from sb3_trpo_ext.sb3.action_distributions import action_distribution, base_actions
+from sb3_trpo_ext.sb3.adapter import PolicyFunction, leaves_of, map_tensors
 from sb3_trpo_ext.sb3.rollout import RolloutBatch
 
 MEMORY_LIMIT = 2**30

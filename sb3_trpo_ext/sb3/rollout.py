@@ -20,7 +20,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
-from sb3_trpo_ext.sb3.adapter import distribution_parameters
+from sb3_trpo_ext.sb3.action_distributions import distribution_parameters
 from sb3_trpo_ext.sb3.errors import NonFiniteError
 
 TIME_BLOCKS = 8

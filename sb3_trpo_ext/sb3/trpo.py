@@ -38,7 +38,8 @@ from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
 from sb3_trpo_ext.monitoring.run_folder import CSV_NAME, RunFolder
-from sb3_trpo_ext.sb3.adapter import action_distribution, refuse_scripted_modules
+from sb3_trpo_ext.sb3.action_distributions import action_distribution
+from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
 from sb3_trpo_ext.sb3.errors import StaleBatchError
 from sb3_trpo_ext.sb3.guard import all_or_nothing
 from sb3_trpo_ext.sb3.messages import stale_batch_message

@@ -15,8 +15,9 @@ from sb3_trpo_ext.core.distributions import DiagonalGaussian
 from sb3_trpo_ext.core.fisher import Curvature, FisherOperator
 from sb3_trpo_ext.core.ladder import LADDER
 from sb3_trpo_ext.core.reduce import WeightedMean
-from sb3_trpo_ext.sb3 import adapter
-from sb3_trpo_ext.sb3.adapter import PolicyFunction, action_distribution, base_actions, distribution_parameters
+from sb3_trpo_ext.sb3 import action_distributions
+from sb3_trpo_ext.sb3.action_distributions import action_distribution, base_actions, distribution_parameters
+from sb3_trpo_ext.sb3.adapter import PolicyFunction
 from sb3_trpo_ext.sb3.rollout import read_batch
 from tests.sb3.spaces import (
     ACTIONS,
@@ -266,8 +267,8 @@ def test_hooks_and_action_dist_are_put_back_after_an_exception(place: str, monke
     elif place == "forward":
         monkeypatch.setattr(type(model.policy.mlp_extractor), "forward_actor", fail)
     else:
-        monkeypatch.setattr(adapter, "distribution_parameters", fail)
-        monkeypatch.setitem(adapter._CAPTURES, DiagGaussianDistribution.proba_distribution, fail)
+        monkeypatch.setattr(action_distributions, "distribution_parameters", fail)
+        monkeypatch.setitem(action_distributions._CAPTURES, DiagGaussianDistribution.proba_distribution, fail)
     with pytest.raises(Elsewhere):
         model.train()
     assert n_hooks(model.policy) == 0
