@@ -24,7 +24,7 @@ from torch import Tensor
 from sb3_trpo_ext.core.status import CGStatus
 
 RESIDUAL_GAP = 1e-2
-"""Diverged if true and recurrence residual differ by more than this share of |g|; healthy float32 products stay below 1e-3."""
+"""Diverged if true and recurrence residual differ by more than this share of |g|, far above what rounding adds."""
 
 CURVATURE_ROUNDING = 4.0
 """Curvature pᵀAp counts as zero up to this many eps * sqrt(n) * |p| |Ap|, the rounding of the inner product."""

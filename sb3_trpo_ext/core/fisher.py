@@ -12,7 +12,7 @@ Three ways ("rungs") to the same matrix, for no single one works on every module
 * ``double_backward``: the gradient of the KL, differentiated again, as other TRPOs do; slowest, but plain autograd.
 
 Which one serves a policy is chosen in ``core.ladder``. (``torch.func.linearize`` is right the first time and silently wrong
-later on recurrent networks, and its tracing alone costs as much as a whole solve on a small one: it is not used.)
+later on recurrent networks, and is traced anew for every update: it is not used.)
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def test_the_message_names_the_steps_before_the_change() -> None:
 def test_a_policy_changed_after_collection_is_refused() -> None:
     model = collect(make_model())
     nudge(model.policy, model)
-    refused(model)
+    assert "was not collected by the policy" in refused(model)
 
 
 @pytest.mark.parametrize("action", ["box", "discrete"])
@@ -182,7 +182,7 @@ def test_another_models_buffer_is_refused(action: str) -> None:
     other.learn(64)
     collect(other)
     model.rollout_buffer = other.rollout_buffer
-    refused(model)
+    assert "was not collected by the policy" in refused(model)
 
 
 def test_dropout_that_stays_active_is_refused() -> None:

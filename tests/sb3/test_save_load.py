@@ -254,7 +254,7 @@ def test_processes_whose_monitors_write_files(tmp_path: Path) -> None:
     spaces_of = {"observation_space": OBSERVATIONS["vector"][0], "action_space": ACTIONS["box"][0]}
     env = make_vec_env(RandomEnv, n_envs=2, seed=0, env_kwargs=spaces_of, vec_env_cls=SubprocVecEnv, monitor_dir=str(tmp_path))
     try:
-        make_model(env=env).learn(128)
+        assert make_model(env=env).learn(128).last_update.accepted
     finally:
         env.close()
 

@@ -81,7 +81,8 @@ def test_the_constructor_takes_a_sample_without_a_word(kl: float) -> None:
     hyperparams = sample_trpo_params(optuna.trial.FixedTrial({**FIXED, "target_kl": kl}), 1, 1, {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        TRPO("MlpPolicy", "Pendulum-v1", device="cpu", **hyperparams)
+        model = TRPO("MlpPolicy", "Pendulum-v1", device="cpu", **hyperparams)
+    assert (model.kl_unit, model.target_kl) == ("joint", kl)
 
 
 def test_a_trial_of_the_zoos_sampler_is_refused_not_misread() -> None:
