@@ -125,6 +125,19 @@ def test_nothing_to_report_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_a_case_may_name_another_damping() -> None:
+    task, changes = compare_with_contrib.read_case("CartPole-v1@0.1")
+    assert (task, changes["cg_damping"], changes["adaptive_damping"]) == ("CartPole-v1", 0.1, False)
+    assert "cg_damping" not in compare_with_contrib.read_case("CartPole-v1")[1]
+
+
+@pytest.mark.parametrize("damping", ["", "x", "-1", "nan", "inf"])
+def test_a_damping_that_is_none_is_refused(damping: str) -> None:
+    with pytest.raises(BadInput, match=f"CartPole-v1@{damping}: .* a number >= 0, not '{damping}'"):
+        compare_with_contrib.read_case(f"CartPole-v1@{damping}")
+
+
+
 @pytest.mark.parametrize(
     ("ours", "reason"),
     [
