@@ -5,11 +5,15 @@ Hestenes and Stiefel, "Methods of conjugate gradients", 1952, in the normalisati
 and from sb3-contrib:
 
 1. It starts from zero, so that the quadratic model q(x) = xᵀAx/2 - gᵀx falls monotonically from 0.
-2. Each new residual is orthogonalised against the earlier ones, twice ("twice is enough", Giraud et al., 2005). Plain CG
-   loses orthogonality within tens of iterations on Fisher matrices, and with it up to a fifth of the gain.
+2. Each new residual is orthogonalised against the earlier ones (``core.basis``). Plain CG loses orthogonality within tens of
+   iterations on Fisher matrices, and with it up to a fifth of the gain.
 3. Reaching ``max_steps`` is the normal outcome. A solve has failed if something is not finite, if the curvature along a
    direction is not positive beyond rounding, or if it diverged: q rose, or the recurrence's residual is not the true one.
 4. The best iterate (lowest q) is returned, and one last product gives its true residual and the step scale's xᵀAx.
+5. With a preconditioner P, residuals r are orthogonal in the inner product of P^-1: (r_i, z_j) = 0 with z = P^-1 r. Both are
+   kept, so P is applied once an iteration.
+6. It may stop once q no longer falls (Martens, "Deep learning via Hessian-free optimization", 2010, section 4.4): the step
+   is what counts, and the residual of a Fisher system is still large when the step has settled.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sb3_trpo_ext.core.basis import ResidualBasis
 from sb3_trpo_ext.core.status import CGStatus
 
 RESIDUAL_GAP = 1e-2
@@ -28,6 +33,9 @@ RESIDUAL_GAP = 1e-2
 
 CURVATURE_ROUNDING = 4.0
 """Curvature pᵀAp counts as zero up to this many eps * sqrt(n) * |p| |Ap|, the rounding of the inner product."""
+
+WINDOW_SHARE = 0.1
+"""The window over which q must fall is at least this share of the iterations done (Martens, 2010)."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +45,19 @@ class CGSettings:
 
     :param max_steps: largest number of iterations, >= 1
     :param rtol: stop at this relative residual, >= 0
-    :param keep: number of earlier residuals that a new one is orthogonalised against, newest first; 0: plain CG
+    :param keep: number of earlier residuals that a new one is orthogonalised against, newest first; 0: plain CG;
+        each takes n numbers, twice that with a preconditioner
     :param product_eps: relative rounding of the products, if coarser than the recurrence's: below it, curvature is zero
+    :param progress: stop once q falls by less than this share of itself an iteration; 0: never (Martens, 2010: 5e-4)
+    :param window: iterations over which that is averaged, >= 1 (Martens, 2010: 10)
     """
 
     max_steps: int
     rtol: float
     keep: int
     product_eps: float = 0.0
+    progress: float = 0.0
+    window: int = 10
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ def conjugate_gradient(
     g: Tensor,
     settings: CGSettings,
     true_product: Callable[[Tensor], Tensor] | None = None,
+    preconditioner: Callable[[Tensor], Tensor] | None = None,
 ) -> CGResult:
     """
     Solve A x = g for a symmetric positive definite operator A.
@@ -87,22 +101,23 @@ def conjugate_gradient(
     :param g: right-hand side, shape (n,); its dtype is that of the recurrence
     :param settings: when to stop, how much to orthogonalise
     :param true_product: product for the last step, if more precise than ``product``
+    :param preconditioner: r -> P^-1 r, shape (n,), symmetric positive definite and the closer to A^-1 the better
     :return: solution, status and histories; numerical failure is a status, never an exception
     """
     # In float64: the square of a small float32 gradient is zero, and the gradient is not.
-    norm = torch.linalg.vector_norm(g, dtype=torch.float64)
-    if not bool(torch.isfinite(norm)):
+    norm = float(torch.linalg.vector_norm(g, dtype=torch.float64))
+    if not math.isfinite(norm):
         return _without_solution(g, CGStatus.NON_FINITE)
-    if float(norm) == 0.0:
+    if norm == 0.0:
         return _without_solution(g, CGStatus.ZERO_GRADIENT)
-    run = _Recurrence(g / norm, settings)
+    run = _Recurrence(g / norm, settings, preconditioner)
     status = CGStatus.MAX_STEPS
     for _ in range(settings.max_steps):
         outcome = run.step(product)
         if outcome is not None:
             status = outcome
             break
-    return _verified(run, status, g, float(norm), true_product or product)
+    return _verified(run, status, g, norm, true_product or product)
 
 
 @dataclass
@@ -111,6 +126,7 @@ class _Recurrence:
 
     b: Tensor
     settings: CGSettings
+    preconditioner: Callable[[Tensor], Tensor] | None
     x: Tensor = field(init=False)
     best: Tensor = field(init=False)
     best_residual: Tensor = field(init=False)
@@ -122,24 +138,32 @@ class _Recurrence:
         self.eps = torch.finfo(self.b.dtype).eps
         self.x = self.best = torch.zeros_like(self.b)
         self.r = self.best_residual = self.b.clone()
-        self.p = self.b.clone()
-        self.rr = self.r.dot(self.r)
-        self.basis = _Basis(self.settings.keep, self.b)
+        self.z = self._preconditioned(self.r)
+        self.p = self.z.clone()
+        self.rz = self.r.dot(self.z)
+        self.basis = ResidualBasis(self.settings.keep, self.b, paired=self.preconditioner is not None)
 
     def step(self, product: Callable[[Tensor], Tensor]) -> CGStatus | None:
         """One iteration; a status ends it."""
-        self.basis.add(self.r / self.rr.sqrt())
+        if self.preconditioner is not None and not self.models and not _positive(float(self.rz)):
+            return CGStatus.BAD_PRECONDITIONER
+        self.basis.add(self.r, self.z, self.rz.sqrt())
         ap = product(self.p)
         curvature, size = torch.stack([self.p.dot(ap), self.p.norm() * ap.norm()]).tolist()
         bad = self._bad_curvature(curvature, size)
         if bad is not None:
             return bad
-        alpha = self.rr / curvature
+        alpha = self.rz / curvature
         x = self.x + alpha * self.p
         r = self.basis.orthogonalise(self.r - alpha * ap)
-        rr = r.dot(r)
-        model, squared = torch.stack([-0.5 * x.dot(self.b + r), rr]).tolist()
-        return self._accept(x, r, rr, model, squared**0.5)
+        z = self._preconditioned(r)
+        rz = r.dot(z)
+        rr = rz if z is r else r.dot(r)
+        model, squared, dual = torch.stack([-0.5 * x.dot(self.b + r), rr, rz]).tolist()
+        return self._accept(x, r, z, rz, model, squared**0.5, dual)
+
+    def _preconditioned(self, r: Tensor) -> Tensor:
+        return r if self.preconditioner is None else self.preconditioner(r)
 
     def _bad_curvature(self, curvature: float, size: float) -> CGStatus | None:
         rounding = CURVATURE_ROUNDING * max(self.eps, self.settings.product_eps) * self.b.numel() ** 0.5 * size
@@ -149,14 +173,16 @@ class _Recurrence:
             return None
         return CGStatus.NEGATIVE_CURVATURE if curvature < -rounding else CGStatus.ZERO_CURVATURE
 
-    def _accept(self, x: Tensor, r: Tensor, rr: Tensor, model: float, residual: float) -> CGStatus | None:
+    def _accept(
+        self, x: Tensor, r: Tensor, z: Tensor, rz: Tensor, model: float, residual: float, dual: float
+    ) -> CGStatus | None:
         previous = self.models[-1] if self.models else 0.0
         self.residuals.append(residual)
         self.models.append(model)
         if not math.isfinite(model + residual):
             return CGStatus.NON_FINITE
-        self.p = r + (rr / self.rr) * self.p
-        self.x, self.r, self.rr = x, r, rr
+        self.p = z + (rz / self.rz) * self.p
+        self.x, self.r, self.z, self.rz = x, r, z, rz
         # Rounding of q: its terms are of the size of |q| itself, of which eps * sqrt(n) may be wrong.
         rounding = CURVATURE_ROUNDING * self.eps * self.b.numel() ** 0.5 * max(abs(previous), abs(model))
         # q is flat near its minimum: it stands still at a residual of sqrt(eps). Of equal models the newest is the best.
@@ -165,38 +191,25 @@ class _Recurrence:
         if model > previous + rounding:
             return CGStatus.DIVERGED
         # Below eps, what is left of the residual is rounding: another direction would be noise.
-        return CGStatus.CONVERGED if residual <= max(self.settings.rtol, self.eps) else None
+        if residual <= max(self.settings.rtol, self.eps):
+            return CGStatus.CONVERGED
+        if not _positive(dual):
+            return CGStatus.BAD_PRECONDITIONER
+        return CGStatus.SETTLED if self._settled() else None
+
+    def _settled(self) -> bool:
+        """Whether q fell by less than ``progress`` of itself an iteration, over a window that is full."""
+        done = len(self.models)
+        window = max(self.settings.window, math.ceil(WINDOW_SHARE * done))
+        if self.settings.progress == 0.0 or done <= window:
+            return False
+        now, before = self.models[-1], self.models[-1 - window]
+        return before - now < window * self.settings.progress * -now
 
 
-class _Basis:
-    """The newest residuals, normalised: rows of one matrix, overwritten in turn."""
-
-    def __init__(self, keep: int, like: Tensor):
-        self.keep = keep
-        self.count = 0
-        self.like = like
-        self.rows = like.new_empty((0, like.numel()))
-
-    def add(self, unit: Tensor) -> None:
-        if self.keep == 0:
-            return
-        if self.count < self.keep and self.count == len(self.rows):
-            # Grown by doubling: an early stop never pays for max_steps rows.
-            grown = self.like.new_empty((min(self.keep, max(4, 2 * self.count)), self.like.numel()))
-            grown[: self.count] = self.rows
-            self.rows = grown
-        self.rows[self.count % self.keep] = unit
-        self.count += 1
-
-    @property
-    def held(self) -> int:
-        return min(self.count, self.keep)
-
-    def orthogonalise(self, residual: Tensor) -> Tensor:
-        rows = self.rows[: self.held]
-        for _ in range(2 if self.held else 0):
-            residual = residual - rows.T @ (rows @ residual)
-        return residual
+def _positive(dual: float) -> bool:
+    """Whether rᵀP^-1 r is that of a positive definite P."""
+    return math.isfinite(dual) and dual > 0.0
 
 
 def _without_solution(g: Tensor, status: CGStatus) -> CGResult:

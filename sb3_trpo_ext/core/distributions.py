@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOG_2PI = math.log(2.0 * math.pi)
+
+Metric = Callable[[Tensor], Tensor]
+"""Tangent -> its product with the Fisher metric, both of shape (n_samples, n_parameters)."""
 
 
 class ActionDistribution(ABC):
@@ -61,13 +65,22 @@ class ActionDistribution(ABC):
         """
 
     @abstractmethod
-    def metric_product(self, phi: Tensor, tangent: Tensor) -> Tensor:
+    def metric_at(self, phi: Tensor) -> Metric:
         """
-        Product of the Fisher metric M(phi) with a tangent vector, a sample.
+        Prepare products of the Fisher metric M(phi) with tangent vectors.
 
         :param phi: parameters, shape (n, n_parameters)
-        :param tangent: shape (n, n_parameters)
-        :return: shape (n, n_parameters)
+        :return: tangent -> M tangent, a sample; both of shape (n, n_parameters)
+        """
+
+    @abstractmethod
+    def score_sample(self, phi: Tensor, generator: torch.Generator) -> Tensor:
+        """
+        Draw the score d log p(a) / d phi of one action a ~ p(. | phi) a sample: mean 0, covariance M(phi).
+
+        :param phi: parameters, shape (n, n_parameters)
+        :param generator: source of the actions; drawn on its device
+        :return: shape (n, n_parameters), dtype and device of phi
         """
 
 
@@ -114,11 +127,17 @@ class DiagonalGaussian(ActionDistribution):
             return None
         return (phi[..., self.dims :] + 0.5 * (1.0 + LOG_2PI)).sum(dim=-1)
 
-    def metric_product(self, phi: Tensor, tangent: Tensor) -> Tensor:
+    def metric_at(self, phi: Tensor) -> Metric:
         """M = diag(1/std^2, 2)."""
         log_std = phi[..., self.dims :]
-        mean_part, log_std_part = self._halves(tangent)
-        return torch.cat([mean_part * torch.exp(-2.0 * log_std), 2.0 * log_std_part], dim=-1)
+        diagonal = torch.cat([torch.exp(-2.0 * log_std), torch.full_like(log_std, 2.0)], dim=-1)
+        return lambda tangent: diagonal * tangent
+
+    def score_sample(self, phi: Tensor, generator: torch.Generator) -> Tensor:
+        """Scores (z / std, z^2 - 1) with z standard normal."""
+        log_std = phi[..., self.dims :]
+        z = torch.randn(log_std.shape, generator=generator, dtype=phi.dtype, device=generator.device).to(phi.device)
+        return torch.cat([z * torch.exp(-log_std), z.square() - 1.0], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -156,13 +175,24 @@ class MultiCategorical(ActionDistribution):
         """Sum of -p log p."""
         return torch.stack([-_expectation(log_p, log_p).sum(dim=-1) for log_p in self._log_probs(phi)]).sum(dim=0)
 
-    def metric_product(self, phi: Tensor, tangent: Tensor) -> Tensor:
+    def metric_at(self, phi: Tensor) -> Metric:
         """M = diag(p) - p pᵀ, a block for each categorical."""
-        blocks = []
-        for log_p, v in zip(self._log_probs(phi), tangent.split(list(self.sizes), dim=-1), strict=True):
-            p = log_p.exp()
-            blocks.append(p * (v - (p * v).sum(dim=-1, keepdim=True)))
-        return torch.cat(blocks, dim=-1)
+        probabilities = [log_p.exp() for log_p in self._log_probs(phi)]
+
+        def product(tangent: Tensor) -> Tensor:
+            blocks = zip(probabilities, tangent.split(list(self.sizes), dim=-1), strict=True)
+            return torch.cat([p * (v - (p * v).sum(dim=-1, keepdim=True)) for p, v in blocks], dim=-1)
+
+        return product
+
+    def score_sample(self, phi: Tensor, generator: torch.Generator) -> Tensor:
+        """Scores onehot(a) - p; a = argmin t_i / p_i with exponential t, the first of competing Poisson processes."""
+        times = torch.empty(phi.shape, dtype=phi.dtype, device=generator.device).exponential_(generator=generator)
+        scores = []
+        for log_p, t in zip(self._log_probs(phi), times.to(phi.device).split(list(self.sizes), dim=-1), strict=True):
+            chosen = (log_p - t.log()).argmax(dim=-1)
+            scores.append(F.one_hot(chosen, log_p.shape[-1]) - log_p.exp())
+        return torch.cat(scores, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -193,9 +223,16 @@ class MultiBernoulli(ActionDistribution):
         """Sum over both outcomes of -p log p."""
         return -(torch.sigmoid(phi) * F.logsigmoid(phi) + torch.sigmoid(-phi) * F.logsigmoid(-phi)).sum(dim=-1)
 
-    def metric_product(self, phi: Tensor, tangent: Tensor) -> Tensor:
+    def metric_at(self, phi: Tensor) -> Metric:
         """M = diag(p (1 - p))."""
-        return torch.sigmoid(phi) * torch.sigmoid(-phi) * tangent
+        diagonal = torch.sigmoid(phi) * torch.sigmoid(-phi)
+        return lambda tangent: diagonal * tangent
+
+    def score_sample(self, phi: Tensor, generator: torch.Generator) -> Tensor:
+        """Scores a - p."""
+        uniform = torch.rand(phi.shape, generator=generator, dtype=phi.dtype, device=generator.device).to(phi.device)
+        p = torch.sigmoid(phi)
+        return (uniform < p).to(phi.dtype) - p
 
 
 def _expectation(log_p: Tensor, values: Tensor) -> Tensor:

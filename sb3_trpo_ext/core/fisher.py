@@ -1,13 +1,15 @@
 """
-Fisher-vector products F v = mean_s Jᵀ M J v, J = d phi / d theta, M = Fisher metric of the action distribution.
+The actor linearised at theta_k: gradients Jᵀ u and Fisher-vector products F v = mean_s Jᵀ M J v.
 
-This is the exact Hessian of the mean KL at theta_k (its first-order term vanishes there) and positive semi-definite by
-construction (Martens, "New insights and perspectives on the natural gradient method", 2020, section 9).
+J = d phi / d theta, M = Fisher metric of the action distribution. F is the exact Hessian of the mean KL at theta_k (its
+first-order term vanishes there) and positive semi-definite by construction (Martens, "New insights and perspectives on
+the natural gradient method", 2020, section 9).
 
-Three ways ("rungs") to the same matrix, for no single one works on every module:
+Four ways ("rungs") to the same matrix, for no single one works on every module:
 
+* ``closed_form``: matrix products of ``core.mlp``, for actors that are plain stacks of layers.
 * ``double_vjp``: u -> Jᵀu is linear, so differentiating it once gives v -> Jv; both graphs are built once and kept, a
-  product then is two backward passes. The fastest that was measured, if the batch's activations fit into memory.
+  product then is two backward passes. The fastest of the general ones, if the batch's activations fit into memory.
 * ``forward_reverse``: one pass with dual numbers and one backward pass; needs a forward mode of every operation.
 * ``double_backward``: the gradient of the KL, differentiated again, as other TRPOs do; slowest, but plain autograd.
 
@@ -26,16 +28,17 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from sb3_trpo_ext.core.distributions import Metric
 from sb3_trpo_ext.core.flat import Parameters, flatten, unflatten
+from sb3_trpo_ext.core.mlp import MLPActor
 from sb3_trpo_ext.core.objective import Actor
 from sb3_trpo_ext.core.reduce import Rows, WeightedMean
-
-ChunkProduct = Callable[[Parameters], Tensor]
 
 
 class Rung(str, Enum):
     """A way to compute Fisher-vector products."""
 
+    CLOSED_FORM = "closed_form"
     DOUBLE_VJP = "double_vjp"
     FORWARD_REVERSE = "forward_reverse"
     DOUBLE_BACKWARD = "double_backward"
@@ -73,13 +76,12 @@ class Geometry(Protocol):
         :return: shape (n,)
         """
 
-    def metric_product(self, phi: Tensor, tangent: Tensor) -> Tensor:
+    def metric_at(self, phi: Tensor) -> Metric:
         """
-        Product with the Hessian of ``kl(., phi)`` at phi.
+        Prepare products with the Hessian of ``kl(., phi)`` at phi.
 
         :param phi: parameters, shape (n, n_parameters)
-        :param tangent: shape (n, n_parameters)
-        :return: shape (n, n_parameters)
+        :return: tangent -> its product, a sample; both of shape (n, n_parameters)
         """
 
 
@@ -93,6 +95,7 @@ class Curvature:
     :param distribution: family of the actions' distribution
     :param scale: bounded KL = scale * joint KL
     :param mean: the weighted mean over (a part of) the batch
+    :param mlp: the actor as a stack of layers, if it is one
     """
 
     actor: Actor
@@ -100,6 +103,22 @@ class Curvature:
     distribution: Geometry
     scale: float
     mean: WeightedMean
+    mlp: MLPActor | None = None
+
+
+@dataclass(frozen=True)
+class ChunkMaps:
+    """
+    What a rung makes of one chunk of the batch.
+
+    :param phi: gives the distribution parameters at theta_k, shape (n_rows, n_parameters), without a graph
+    :param product: tangent v -> the chunk's sum of w_s Jᵀ M J v, flat
+    :param pull: cotangent u of shape (n_rows, n_parameters) -> Jᵀ u, flat
+    """
+
+    phi: Callable[[], Tensor]
+    product: Callable[[Parameters], Tensor]
+    pull: Callable[[Tensor], Tensor]
 
 
 class FisherOperator:
@@ -114,12 +133,25 @@ class FisherOperator:
         self.curvature = curvature
         self.choice = choice
         self.n_products = 0
-        self._kept: dict[int, ChunkProduct] = {}
+        self._kept: dict[int, ChunkMaps] = {}
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the products."""
         return self.curvature.theta[0].dtype
+
+    def phi(self) -> Tensor:
+        """
+        Evaluate the actor at theta_k on the mean's samples.
+
+        :return: distribution parameters, shape (n_samples, n_parameters), dtype of the products
+        """
+        mean = self.curvature.mean
+        return torch.cat([self._maps(i, rows, mean.weights[rows]).phi() for i, rows in enumerate(mean.chunks)])
+
+    def release(self) -> None:
+        """Forget what is kept between products: it is made again when it is needed."""
+        self._kept.clear()
 
     def product(self, vector: Tensor) -> Tensor:
         """
@@ -130,8 +162,7 @@ class FisherOperator:
         """
         self.n_products += 1
         tangent = unflatten(vector.to(self.dtype), self.curvature.theta)
-        index = iter(range(len(self.curvature.mean.chunks)))
-        summed = self.curvature.mean.of_sums(lambda rows, weights: self._chunk_product(next(index), rows, weights)(tangent))
+        summed = self._over_chunks(lambda maps, rows, weights: maps.product(tangent))
         return self.curvature.scale * summed.to(vector.dtype)
 
     def damped_product(self, vector: Tensor, damping: float) -> Tensor:
@@ -144,13 +175,51 @@ class FisherOperator:
         """
         return self.product(vector) + damping * vector
 
-    def _chunk_product(self, index: int, rows: Rows, weights: Tensor) -> ChunkProduct:
+    def gradient(self, slopes: Callable[[Rows], Tensor]) -> Tensor:
+        """
+        Gradient at theta_k of a mean of functions f_s(phi_s): mean_s Jᵀ f_s'(phi_s), by the chain rule.
+
+        :param slopes: rows -> f_s'(phi_s), shape (n_rows, n_parameters), any floating dtype
+        :return: shape (n_parameters,), dtype of the products
+        """
+
+        def pulled(maps: ChunkMaps, rows: Rows, weights: Tensor) -> Tensor:
+            return maps.pull((weights.unsqueeze(-1) * slopes(rows)).to(self.dtype))
+
+        return self._over_chunks(pulled)
+
+    def _over_chunks(self, summed: Callable[[ChunkMaps, Rows, Tensor], Tensor]) -> Tensor:
+        index = iter(range(len(self.curvature.mean.chunks)))
+
+        def one(rows: Rows, weights: Tensor) -> Tensor:
+            return summed(self._maps(next(index), rows, weights), rows, weights)
+
+        return self.curvature.mean.of_sums(one)
+
+    def _maps(self, index: int, rows: Rows, weights: Tensor) -> ChunkMaps:
         if index in self._kept:
             return self._kept[index]
-        product = _PREPARE[self.choice.rung](self.curvature, rows, weights.to(self.dtype))
+        maps = _PREPARE[self.choice.rung](self.curvature, rows, weights.to(self.dtype))
         if self.choice.retained:
-            self._kept[index] = product
-        return product
+            self._kept[index] = maps
+        return maps
+
+
+def _prepare_closed_form(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkMaps:
+    if curvature.mlp is None:
+        raise NotImplementedError("not a plain stack of Linear layers and activations")
+    linear = curvature.mlp.linearise(curvature.theta, rows)
+    phi, weights = linear.phi, weights.unsqueeze(-1)
+    metrics = [curvature.distribution.metric_at(phi[block]) for block in linear.blocks]
+
+    def product(tangent: Parameters) -> Tensor:
+        total = linear.zeros()
+        into = unflatten(total, curvature.theta)
+        for block, metric in zip(linear.blocks, metrics, strict=True):
+            linear.pull(weights[block] * metric(linear.push(tangent, block)), block, into)
+        return total
+
+    return ChunkMaps(lambda: phi, product, linear.pull_all)
 
 
 def _leaves(theta: Parameters) -> Parameters:
@@ -162,10 +231,10 @@ def _pull_back(phi: Tensor, leaves: Parameters, cotangent: Tensor, retain: bool)
     return flatten(torch.autograd.grad(phi, leaves, cotangent, retain_graph=retain, allow_unused=True, materialize_grads=True))
 
 
-def _prepare_double_vjp(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkProduct:
+def _prepare_double_vjp(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkMaps:
     leaves = _leaves(curvature.theta)
     phi = curvature.actor(leaves, rows)
-    at = phi.detach()
+    metric, weights = curvature.distribution.metric_at(phi.detach()), weights.unsqueeze(-1)
     cotangent = torch.zeros_like(phi, requires_grad=True)
     pulled = torch.autograd.grad(phi, leaves, cotangent, create_graph=True, allow_unused=True)
     # A parameter that these rows don't reach has no gradient: nothing of its tangent is pushed forward.
@@ -174,41 +243,51 @@ def _prepare_double_vjp(curvature: Curvature, rows: Rows, weights: Tensor) -> Ch
 
     def product(tangent: Parameters) -> Tensor:
         (pushed,) = torch.autograd.grad(linear, cotangent, [tangent[i] for i in which], retain_graph=True)
-        return _pull_back(phi, leaves, weights.unsqueeze(-1) * curvature.distribution.metric_product(at, pushed), retain=True)
+        return _pull_back(phi, leaves, weights * metric(pushed), retain=True)
 
-    return product
+    return ChunkMaps(phi.detach, product, lambda cotangent: _pull_back(phi, leaves, cotangent, retain=True))
 
 
-def _prepare_forward_reverse(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkProduct:
+def _without_graph(curvature: Curvature, rows: Rows, product: Callable[[Parameters], Tensor]) -> ChunkMaps:
+    """For rungs that build a graph for each product: phi and Jᵀ u do so too."""
+
+    def phi() -> Tensor:
+        with torch.no_grad():
+            return curvature.actor(curvature.theta, rows)
+
+    def pull(cotangent: Tensor) -> Tensor:
+        leaves = _leaves(curvature.theta)
+        return _pull_back(curvature.actor(leaves, rows), leaves, cotangent, retain=False)
+
+    return ChunkMaps(phi, product, pull)
+
+
+def _prepare_forward_reverse(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkMaps:
     def product(tangent: Parameters) -> Tensor:
         leaves = _leaves(curvature.theta)
         with forward_ad.dual_level():
             dual = tuple(forward_ad.make_dual(leaf, part) for leaf, part in zip(leaves, tangent, strict=True))
             phi, pushed = forward_ad.unpack_dual(curvature.actor(dual, rows))
             pushed = torch.zeros_like(phi) if pushed is None else pushed.detach()
-            cotangent = weights.unsqueeze(-1) * curvature.distribution.metric_product(phi.detach(), pushed)
+            cotangent = weights.unsqueeze(-1) * curvature.distribution.metric_at(phi.detach())(pushed)
             return _pull_back(phi, leaves, cotangent, retain=False)
 
-    return product
+    return _without_graph(curvature, rows, product)
 
 
-def _prepare_double_backward(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkProduct:
-    leaves = _leaves(curvature.theta)
-    phi = curvature.actor(leaves, rows)
-    kl = (weights * curvature.distribution.kl(phi, phi.detach())).sum()
-    gradient = flatten(torch.autograd.grad(kl, leaves, create_graph=True, allow_unused=True, materialize_grads=True))
-
+def _prepare_double_backward(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkMaps:
     def product(tangent: Parameters) -> Tensor:
-        return flatten(
-            torch.autograd.grad(
-                gradient, leaves, flatten(tangent), retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-        )
+        leaves = _leaves(curvature.theta)
+        phi = curvature.actor(leaves, rows)
+        kl = (weights * curvature.distribution.kl(phi, phi.detach())).sum()
+        gradient = flatten(torch.autograd.grad(kl, leaves, create_graph=True, allow_unused=True, materialize_grads=True))
+        return flatten(torch.autograd.grad(gradient, leaves, flatten(tangent), allow_unused=True, materialize_grads=True))
 
-    return product
+    return _without_graph(curvature, rows, product)
 
 
-_PREPARE: dict[Rung, Callable[[Curvature, Rows, Tensor], ChunkProduct]] = {
+_PREPARE: dict[Rung, Callable[[Curvature, Rows, Tensor], ChunkMaps]] = {
+    Rung.CLOSED_FORM: _prepare_closed_form,
     Rung.DOUBLE_VJP: _prepare_double_vjp,
     Rung.FORWARD_REVERSE: _prepare_forward_reverse,
     Rung.DOUBLE_BACKWARD: _prepare_double_backward,

@@ -8,10 +8,12 @@ first time and wrong later. Chosen once for all updates of a model, and reported
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from sb3_trpo_ext.core.distributions import Metric
 from sb3_trpo_ext.core.fisher import Curvature, FisherOperator, Rung, RungChoice
 from sb3_trpo_ext.core.flat import Parameters
 from sb3_trpo_ext.core.reduce import WeightedMean, chunked
@@ -23,6 +25,8 @@ PROBE_SAMPLES = 32
 """Samples on which rungs are compared: enough to see a wrong rule of differentiation, cheap also on images."""
 
 LADDER = (
+    RungChoice(Rung.CLOSED_FORM, retained=True),
+    RungChoice(Rung.CLOSED_FORM, retained=False),
     RungChoice(Rung.DOUBLE_VJP, retained=True),
     RungChoice(Rung.FORWARD_REVERSE, retained=False),
     RungChoice(Rung.DOUBLE_VJP, retained=False),
@@ -36,8 +40,8 @@ class _Euclidean:
     def kl(self, new: Tensor, old: Tensor) -> Tensor:
         return 0.5 * (new - old).square().sum(dim=-1)
 
-    def metric_product(self, phi: Tensor, tangent: Tensor) -> Tensor:
-        return tangent
+    def metric_at(self, phi: Tensor) -> Metric:
+        return lambda tangent: tangent
 
 
 class NoWorkingRungError(RuntimeError):
@@ -61,6 +65,8 @@ def choose_rung(
     vectors = [_random_tangent(curvature.theta, generator) for _ in range(3)]
     rejected: list[str] = []
     for choice in ladder:
+        if choice.rung is Rung.CLOSED_FORM and curvature.mlp is None:
+            continue  # no failure: most kinds of networks have none
         if choice.retained and not fits_memory:
             rejected.append(f"{choice.name}: the batch is evaluated in several chunks")
             continue
@@ -74,14 +80,10 @@ def choose_rung(
 def _probe(curvature: Curvature) -> Curvature:
     first = curvature.mean.chunks[0]
     rows = torch.arange(first.start, min(first.stop, first.start + PROBE_SAMPLES)) if isinstance(first, slice) else first
-    return Curvature(
-        curvature.actor,
-        curvature.theta,
-        _Euclidean(),
-        curvature.scale,
-        # Of weight one each: these transitions may all be dropped from the batch.
-        WeightedMean(torch.ones_like(curvature.mean.weights), (rows[:PROBE_SAMPLES].to(curvature.mean.weights.device),)),
-    )
+    # Of weight one each: these transitions may all be dropped from the batch.
+    weights = torch.ones_like(curvature.mean.weights)
+    mean = WeightedMean(weights, (rows[:PROBE_SAMPLES].to(weights.device),))
+    return replace(curvature, distribution=_Euclidean(), mean=mean)
 
 
 def _random_tangent(theta: Parameters, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ evaluated as mean( A * expm1(log pi_theta - log pi_k) ): no digits are lost when
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,9 +72,9 @@ def prepare_advantages(raw: Tensor, mean: WeightedMean, normalize: bool) -> Adva
     std = float(torch.sqrt(spread[0] * mean.total / freedom))
     degenerate = not std > torch.finfo(torch.float32).eps * float(largest[1])
     values = centred / (std + ADVANTAGE_EPS) if normalize else raw
-    ordered, last = raw.sort().values, len(raw) - 1
     # The nearest sample, not an interpolation: torch.quantile refuses large batches.
-    quantiles = tuple(float(ordered[round(share * last)]) for share in ADVANTAGE_QUANTILES)
+    places = [round(share * (len(raw) - 1)) for share in ADVANTAGE_QUANTILES]
+    quantiles = tuple(raw.sort().values[places].tolist())
     return Advantages(values, float(centre), std, degenerate, 0.0 if normalize else float(centre), quantiles)
 
 
@@ -122,22 +123,18 @@ class Surrogate:
     mean: WeightedMean
     kl_scale: float
 
-    def gradient(self, theta: Parameters) -> Tensor:
+    def slopes(self, rows: Rows) -> Tensor:
         """
-        Gradient of L at theta_k: mean of A * grad log pi, the ratio being 1 there.
+        Derivative of each sample's A * pi_theta / pi_k by phi at theta_k: A * grad log pi, the ratio being 1 there.
 
-        :param theta: the actor's parameters, float64
-        :return: flat gradient, shape (n_parameters,), dtype of theta
+        :param rows: which samples
+        :return: shape (n_rows, n_parameters), dtype of phi
         """
-        leaves = tuple(parameter.detach().requires_grad_() for parameter in theta)
-
-        def weighted_sum(rows: Rows, weights: Tensor) -> Tensor:
-            log_prob = self.distribution.log_prob(self.actor(leaves, rows), self.actions[rows])
-            total = (weights * self.advantages[rows] * log_prob).sum()
-            gradients = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
-            return torch.cat([gradient.reshape(-1) for gradient in gradients])
-
-        return self.mean.of_sums(weighted_sum)
+        with torch.enable_grad():
+            phi = self.phi[rows].detach().requires_grad_()
+            total = self.advantages[rows].dot(self.distribution.log_prob(phi, self.actions[rows]))
+        (slopes,) = torch.autograd.grad(total, phi)
+        return slopes
 
     @torch.no_grad()
     def evaluate(self, theta: Parameters) -> Evaluation:
@@ -155,15 +152,17 @@ class Surrogate:
             return torch.stack([self.distribution.kl(phi, old), self.distribution.kl(old, phi), gain], dim=-1)
 
         means, maxima = self.mean.with_maximum(judge)
-        kl_joint, kl_reverse, improvement = means.tolist()
-        numbers = torch.cat([means, maxima])
-        finite = bool(torch.isfinite(numbers).all()) and all(bool(torch.isfinite(part).all()) for part in theta)
+        sound = torch.stack([torch.isfinite(part).all() for part in theta]).all()
+        # One read for all: on an accelerator each waits for it.
+        *numbers, parameters_finite = torch.cat([means, maxima, sound.to(means.dtype).reshape(1)]).tolist()
+        kl_joint, kl_reverse, improvement, kl_max = numbers[:4]
+        finite = bool(parameters_finite) and all(map(math.isfinite, numbers))
         scale = self.kl_scale
         return Evaluation(
             kl=scale * kl_joint,
             kl_joint=kl_joint,
             kl_reverse=scale * kl_reverse,
-            kl_max=scale * float(maxima[0]),
+            kl_max=scale * kl_max,
             improvement=improvement,
             finite=finite,
         )

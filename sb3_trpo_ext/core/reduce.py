@@ -107,14 +107,12 @@ class WeightedMean:
 
         def remember(rows: Rows) -> Tensor:
             chunk = values(rows).to(self.weights.dtype)
-            counted = chunk[self.weights[rows] > 0]
-            if len(counted) > 0:
-                maxima.append(counted.amax(dim=0))
+            counted = (self.weights[rows] > 0).unsqueeze(-1)
+            maxima.append(torch.where(counted, chunk, -torch.inf).amax(dim=0))
             return chunk
 
         mean = self.of(remember)
-        local = torch.stack(maxima).amax(dim=0) if maxima else torch.full_like(mean, -torch.inf)
-        return mean, self.reducer(local, "max")
+        return mean, self.reducer(torch.stack(maxima).amax(dim=0), "max")
 
     def subsample(self, rows: Tensor, chunk_size: int) -> WeightedMean:
         """

@@ -58,6 +58,8 @@ class UpdateReport:
     :param cg_damping: lambda of the last solve
     :param next_damping: lambda of the next update
     :param cg_precision: precision of the products, as it was really used
+    :param cg_preconditioner: "none" or "kfac", as it was really used
+    :param cg_preconditioned: share of the parameters that it covers, in [0, 1]; None without one
     :param fisher_rung: how products were computed
     :param fisher_products: how many
     :param step_scale: factor from the direction to the full step
@@ -119,6 +121,8 @@ class UpdateReport:
     cg_damping: float
     next_damping: float
     cg_precision: str
+    cg_preconditioner: str
+    cg_preconditioned: float | None
     fisher_rung: str
     fisher_products: int
     step_scale: float | None

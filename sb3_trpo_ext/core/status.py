@@ -30,12 +30,17 @@ class CGStatus(AdvisedStatus):
     """Why conjugate gradient stopped."""
 
     CONVERGED = "converged", "The relative residual reached cg_rtol: nothing to do."
+    SETTLED = "settled", "More iterations no longer changed the step: nothing to do."
     MAX_STEPS = "max_steps", "Stopped at cg_max_steps, the normal outcome of TRPO: raise it only if the gain still grows."
     ZERO_GRADIENT = "zero_gradient", "The gradient is zero: check that rewards vary and that the actor depends on them."
     ZERO_CURVATURE = "zero_curvature", "The Fisher matrix is singular along a search direction: raise cg_damping."
     NEGATIVE_CURVATURE = "negative_curvature", "The products are not positive definite beyond rounding: raise cg_damping."
     NON_FINITE = "non_finite", "A product or the gradient is not finite: look for exploding activations or log std."
     DIVERGED = "diverged", "The quadratic model rose or the residual drifted: use cg_precision='float64' or raise cg_damping."
+    BAD_PRECONDITIONER = (
+        "bad_preconditioner",
+        "The preconditioner is not positive definite or not finite: use cg_preconditioner='none'.",
+    )
 
     @property
     def failed(self) -> bool:
@@ -43,7 +48,26 @@ class CGStatus(AdvisedStatus):
         return self in _FAILED_SOLVES
 
 
-_FAILED_SOLVES = frozenset({CGStatus.ZERO_CURVATURE, CGStatus.NEGATIVE_CURVATURE, CGStatus.NON_FINITE, CGStatus.DIVERGED})
+_FAILED_SOLVES = frozenset(
+    {
+        CGStatus.ZERO_CURVATURE,
+        CGStatus.NEGATIVE_CURVATURE,
+        CGStatus.NON_FINITE,
+        CGStatus.DIVERGED,
+        CGStatus.BAD_PRECONDITIONER,
+    }
+)
+
+
+class BlockStatus(AdvisedStatus):
+    """How the preconditioner treats one layer."""
+
+    FACTORED = "factored", "Preconditioned by its Kronecker factors."
+    NON_FINITE = "non_finite", "A factor is not finite, so the layer is not preconditioned: look for exploding activations."
+    NOT_POSITIVE = (
+        "not_positive",
+        "A factor is not positive, so the layer is not preconditioned: its inputs or gradients vanish.",
+    )
 
 
 class OnPolicyStatus(AdvisedStatus):

@@ -9,6 +9,7 @@ The policy step of one TRPO update, from a batch to a verified policy: composes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from sb3_trpo_ext.core.cg import CGResult, CGSettings, conjugate_gradient
 from sb3_trpo_ext.core.damping import DampingEvidence, DampingState, next_damping, retry_dampings
-from sb3_trpo_ext.core.fisher import Curvature, FisherOperator, RungChoice
+from sb3_trpo_ext.core.fisher import FisherOperator
 from sb3_trpo_ext.core.flat import Parameters, as_deployed, assign, flatten
 from sb3_trpo_ext.core.line_search import LineSearchResult, LineSearchSettings, backtrack
 from sb3_trpo_ext.core.objective import Advantages, Evaluation, OnPolicyCheck, Surrogate, check_on_policy, prepare_advantages
+from sb3_trpo_ext.core.preconditioner import KroneckerPreconditioner
 from sb3_trpo_ext.core.reduce import WeightedMean
 from sb3_trpo_ext.core.status import CGStatus, OnPolicyStatus, UpdateStatus
 from sb3_trpo_ext.core.step_scale import StepScale, step_scale
@@ -36,22 +38,29 @@ class PolicyProblem:
 
     :param surrogate: objective and KL around pi_k; its advantages are the raw ones
     :param parameters: the actor's live parameters, in the policy's dtypes and on its device
-    :param theta: the same in the precision of the evaluation
+    :param linearised: the actor at theta_k over the whole batch, in the precision of the evaluation
     :param fisher_mean: mean of the Fisher products: the batch's, or a sub-sample's
     :param evidence: divergences between behaviour and policy, shape (n_samples, n_kinds)
     :param noise: divergences between two evaluations of the policy, same shape
     :param cells: environment and block of time of each sample, shape (n_samples,); None if unknown
     :param explained_variance: of the returns by the values of the batch; None if the returns don't vary
+    :param preconditioner: makes CG's preconditioner, if it is to have one
     """
 
     surrogate: Surrogate
     parameters: Parameters
-    theta: Parameters
+    linearised: FisherOperator
     fisher_mean: WeightedMean
     evidence: Tensor
     noise: Tensor
     cells: Tensor | None
     explained_variance: float | None
+    preconditioner: Callable[[], KroneckerPreconditioner] | None = None
+
+    @property
+    def theta(self) -> Parameters:
+        """The parameters at theta_k, in the precision of the evaluation."""
+        return self.linearised.curvature.theta
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,6 @@ class PolicySettings:
     :param min_explained_variance: below it the policy stays; None: off
     :param cg: settings of the solve
     :param cg_precision: "float64", "mixed" or "float32"
-    :param rung: how Fisher products are computed
     :param shrink: factor between candidates of the line search
     :param max_trials: number of candidates
     """
@@ -74,9 +82,28 @@ class PolicySettings:
     min_explained_variance: float | None
     cg: CGSettings
     cg_precision: str
-    rung: RungChoice
     shrink: float
     max_trials: int
+
+
+@dataclass(frozen=True)
+class Operators:
+    """
+    The Fisher matrix in two precisions, and what resembles it.
+
+    :param fast: of CG's iterations
+    :param exact: verifies what the iterations gave; ``fast`` itself unless precision is mixed
+    :param preconditioner: of CG's iterations; None: they have none
+    """
+
+    fast: FisherOperator
+    exact: FisherOperator
+    preconditioner: KroneckerPreconditioner | None = None
+
+    @property
+    def spent(self) -> int:
+        """Fisher products so far."""
+        return self.fast.n_products + (self.exact.n_products if self.exact is not self.fast else 0)
 
 
 @dataclass(frozen=True)
@@ -104,6 +131,7 @@ class Solve:
     :param retries: how many solves were tried before it
     :param direction: None if nothing usable came out
     :param products: Fisher products spent
+    :param preconditioner: what the last one was preconditioned with; None: nothing
     """
 
     result: CGResult
@@ -111,6 +139,7 @@ class Solve:
     retries: int
     direction: Direction | None
     products: int
+    preconditioner: KroneckerPreconditioner | None = None
 
 
 @dataclass(frozen=True)
@@ -166,8 +195,8 @@ def update_policy(problem: PolicyProblem, settings: PolicySettings, damping: Dam
         return ended(UpdateStatus.ZERO_VARIANCE_ADVANTAGES)
 
     surrogate = replace(problem.surrogate, advantages=advantages.values)
-    g = surrogate.gradient(problem.theta).double()
-    solve = find_direction(problem, settings, damping, g)
+    g = problem.linearised.gradient(surrogate.slopes).double()
+    solve = find_direction(fisher_operators(problem, settings), settings, damping, g)
     ended = partial(ended, gradient_norm=float(torch.linalg.vector_norm(g)), solve=solve)
     if solve.result.status is CGStatus.ZERO_GRADIENT:
         return ended(UpdateStatus.ZERO_GRADIENT)
@@ -182,31 +211,60 @@ def update_policy(problem: PolicyProblem, settings: PolicySettings, damping: Dam
     return _with_next_damping(ended(UpdateStatus.ACCEPTED, search=search), g, applied)
 
 
-def find_direction(problem: PolicyProblem, settings: PolicySettings, damping: DampingState, g: Tensor) -> Solve:
+def fisher_operators(problem: PolicyProblem, settings: PolicySettings) -> Operators:
+    """
+    Make the operators of the Fisher matrix; the gradient's linearisation serves again where samples and precision are its own.
+
+    :param problem: data of the policy step
+    :param settings: precision
+    :return: the operators
+    """
+    whole = problem.linearised
+    thinned = replace(whole.curvature, mean=problem.fisher_mean)
+    exact = whole if problem.fisher_mean is whole.curvature.mean else FisherOperator(thinned, whole.choice)
+    preconditioner = None if problem.preconditioner is None else problem.preconditioner()
+    dtype = PRODUCT_DTYPE[settings.cg_precision]
+    if exact.dtype in (dtype, torch.float32):
+        return Operators(exact, exact, preconditioner)
+    fast = FisherOperator(replace(thinned, theta=tuple(part.to(dtype) for part in problem.theta)), whole.choice)
+    return Operators(fast, exact if settings.cg_precision == "mixed" else fast, preconditioner)
+
+
+def find_direction(operators: Operators, settings: PolicySettings, damping: DampingState, g: Tensor) -> Solve:
     """
     Solve (F + lambda I) x = g; a failed solve is retried with more damping, and at last the gradient itself is taken.
 
-    :param problem: data of the policy step
+    :param operators: the Fisher matrix
     :param settings: how to solve
     :param damping: where lambda begins, and how far retries may raise it
     :param g: gradient of the surrogate, shape (n,)
     :return: the last solve and the direction, if there is one
     """
-    fast, exact = _operators(problem, settings)
-    rhs = g.to(RECURRENCE_DTYPE[settings.cg_precision])
-    how = replace(settings.cg, product_eps=torch.finfo(fast.dtype).eps)
+    before = operators.spent
     dampings = retry_dampings(damping)
     for retries, value in enumerate(dampings):
-        result = conjugate_gradient(
-            partial(fast.damped_product, damping=value), rhs, how, partial(exact.damped_product, damping=value)
-        )
+        result = _solve(operators, settings, value, g)
+        if result.status is CGStatus.BAD_PRECONDITIONER:
+            operators = replace(operators, preconditioner=None)
+            result = _solve(operators, settings, value, g)
         scale = None if result.status.failed else _scale(result.solution, result.damped_product, g, value, settings)
         found = None if scale is None else Direction(result.solution.to(g.dtype), scale, fallback=False)
         if found is not None or result.status is CGStatus.ZERO_GRADIENT:
-            return Solve(result, value, retries, found, _spent(fast, exact))
-    fallback = _scale(g, exact.damped_product(g, value), g, value, settings)
+            return Solve(result, value, retries, found, operators.spent - before, operators.preconditioner)
+    fallback = _scale(g, operators.exact.damped_product(g, value), g, value, settings)
     found = None if fallback is None else Direction(g, fallback, fallback=True)
-    return Solve(result, value, len(dampings) - 1, found, _spent(fast, exact))
+    return Solve(result, value, len(dampings) - 1, found, operators.spent - before, operators.preconditioner)
+
+
+def _solve(operators: Operators, settings: PolicySettings, damping: float, g: Tensor) -> CGResult:
+    rhs = g.to(RECURRENCE_DTYPE[settings.cg_precision])
+    return conjugate_gradient(
+        partial(operators.fast.damped_product, damping=damping),
+        rhs,
+        replace(settings.cg, product_eps=torch.finfo(operators.fast.dtype).eps),
+        partial(operators.exact.damped_product, damping=damping),
+        None if operators.preconditioner is None else operators.preconditioner.inverse(damping, rhs),
+    )
 
 
 def search_along(
@@ -231,25 +289,8 @@ def search_along(
     return backtrack(flatten(theta).double(), step, partial(as_deployed, parameters=problem.parameters), evaluate, limits)
 
 
-def _operators(problem: PolicyProblem, settings: PolicySettings) -> tuple[FisherOperator, FisherOperator]:
-    """The operator of the iterations, and the one that verifies them (the same unless precision is mixed)."""
-    surrogate = problem.surrogate
-    curvature = Curvature(surrogate.actor, problem.theta, surrogate.distribution, surrogate.kl_scale, problem.fisher_mean)
-    exact = FisherOperator(curvature, settings.rung)
-    dtype = PRODUCT_DTYPE[settings.cg_precision]
-    if exact.dtype in (dtype, torch.float32):
-        return exact, exact
-    rounded = replace(curvature, theta=tuple(part.to(dtype) for part in problem.theta))
-    fast = FisherOperator(rounded, settings.rung)
-    return fast, (exact if settings.cg_precision == "mixed" else fast)
-
-
 def _scale(direction: Tensor, damped_product: Tensor, g: Tensor, damping: float, settings: PolicySettings) -> StepScale | None:
     return step_scale(direction.to(g.dtype), damped_product.to(g.dtype), g, damping, settings.max_kl)
-
-
-def _spent(fast: FisherOperator, exact: FisherOperator) -> int:
-    return fast.n_products + (exact.n_products if exact is not fast else 0)
 
 
 def _unexplained(explained_variance: float | None, minimum: float | None) -> bool:

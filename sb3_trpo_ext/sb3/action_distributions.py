@@ -65,8 +65,8 @@ def distribution_parameters(distributions: Sequence[Any]) -> Tensor:
     if isinstance(first, list):
         return torch.cat([distribution_parameters(column) for column in zip(*distributions, strict=True)], dim=-1)
     if hasattr(first, "loc"):
-        means = torch.cat([dist.loc for dist in distributions])
-        return torch.cat([means, torch.cat([dist.scale.expand_as(dist.loc) for dist in distributions]).log()], dim=-1)
+        means, stds = (torch.cat([getattr(dist, name) for dist in distributions]) for name in ("loc", "scale"))
+        return torch.cat([means, stds.log()], dim=-1)
     return torch.cat([dist.logits for dist in distributions])
 
 

@@ -117,6 +117,16 @@ class PolicyFunction:
         phi: Tensor = self._module(map_tensors(lambda tensor: tensor[rows], self.observations))
         return phi
 
+    def own_phi(self, chunks: Sequence[slice]) -> Tensor:
+        """
+        Evaluate the batch as the policy itself would.
+
+        :param chunks: samples that are evaluated together
+        :return: phi in the policy's own dtype, shape (n_samples, n_parameters), on the computing device, without a graph
+        """
+        with torch.no_grad():
+            return torch.cat([self.own_forward(rows) for rows in chunks]).to(self.device)
+
     def repeats(self, rows: slice) -> bool:
         """
         Find out whether the policy is a function of the observations at all: not with dropout that ignores eval mode.

@@ -19,7 +19,7 @@ from sb3_trpo_ext.core.report import (
     finite,
     search_fields,
 )
-from sb3_trpo_ext.core.status import UpdateStatus
+from sb3_trpo_ext.core.status import BlockStatus, UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, Solve
 
 SKIPPED = (UpdateStatus.STALE_BATCH, UpdateStatus.LOW_EXPLAINED_VARIANCE)
@@ -58,9 +58,25 @@ def summarise(result: PolicyResult, critic: CriticResult, cell_name: str | None,
     )
 
 
+def preconditioner_notes(solve: Solve | None) -> tuple[str, ...]:
+    """
+    Say which layers are not preconditioned although they have factors.
+
+    :param solve: the solves of the update
+    :return: a line each
+    """
+    if solve is None or solve.preconditioner is None:
+        return ()
+    blocks = [block for block in solve.preconditioner.blocks if block.status is not BlockStatus.FACTORED]
+    return tuple(f"kfac, {block.layer.name}: {block.status.advice}" for block in blocks)
+
+
 def _solve_fields(solve: Solve | None, damping: float) -> dict[str, Any]:
     direction = solve.direction if solve is not None else None
+    preconditioner = solve.preconditioner if solve is not None else None
     return {
+        "cg_preconditioner": "none" if preconditioner is None else "kfac",
+        "cg_preconditioned": None if preconditioner is None else preconditioner.covered,
         "cg_damping": solve.damping if solve else damping,
         "cg_retries": solve.retries if solve else None,
         "fisher_products": solve.products if solve else 0,

@@ -32,7 +32,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_ext.core.critic import CriticResult
 from sb3_trpo_ext.core.damping import DampingState
 from sb3_trpo_ext.core.fisher import RungChoice
-from sb3_trpo_ext.core.ladder import LADDER, choose_rung
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
@@ -40,10 +39,11 @@ from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
 from sb3_trpo_ext.monitoring.run_folder import CSV_NAME, RunFolder
 from sb3_trpo_ext.sb3.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
+from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.errors import StaleBatchError
 from sb3_trpo_ext.sb3.guard import all_or_nothing
 from sb3_trpo_ext.sb3.messages import stale_batch_message
-from sb3_trpo_ext.sb3.problems import Critic, Evaluated, computing_device, evaluate_batch, explained_variance
+from sb3_trpo_ext.sb3.problems import Draws, Evaluated, computing_device, evaluate_batch, explained_variance
 from sb3_trpo_ext.sb3.rollout import (
     BehaviourRecorder,
     RolloutBatch,
@@ -52,8 +52,8 @@ from sb3_trpo_ext.sb3.rollout import (
     refuse_non_finite_rollout,
 )
 from sb3_trpo_ext.sb3.run_paths import find_run_folder
-from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, sub_sample
-from sb3_trpo_ext.sb3.summary import SKIPPED, mean_entropy, mean_std, summarise
+from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
+from sb3_trpo_ext.sb3.summary import SKIPPED, mean_entropy, mean_std, preconditioner_notes, summarise
 from sb3_trpo_ext.sb3.validation import SIZES, notice_unit, refuse_impossible, warn_about_risks
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
@@ -110,7 +110,8 @@ class TRPO(sb3_contrib.TRPO):
         "mean", with a notice where the two differ
     :param cg_precision: Precision of the Fisher products and of CG's recurrence: "float64"; "mixed": float32 products in
         a float64 recurrence; "float32"
-    :param cg_preconditioner: "none"
+    :param cg_preconditioner: "none", or "kfac": Kronecker-factored, so that CG needs fewer steps for the same solution; it
+        then stops once more of them no longer change it
     :param cg_rtol: CG stops at this relative residual, in [0, 1)
     :param adaptive_damping: Whether lambda follows the reduction ratio, and failed solves are retried with more
     :param cg_damping_range: (low, high) of the adaptive lambda, cg_damping between them. None: cg_damping to 1000 cg_damping,
@@ -285,10 +286,12 @@ class TRPO(sb3_contrib.TRPO):
             batch = read_batch(self.rollout_buffer, self._recorder)
             refuse_non_finite_parameters(self.policy)
             refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
-            thinning = sub_sample(self, len(batch))
-            evaluated = evaluate_batch(self.policy, batch, self._kl_scale(), self.fisher_chunk_size, thinning)
+            draws = Draws(sub_sample(self, len(batch)), scores(self))
+            evaluated = evaluate_batch(self.policy, batch, self._kl_scale(), self.fisher_chunk_size, self._rung, draws)
+            self._remember_rung(evaluated)
             damping = damping_state(self)
-            result = update_policy(evaluated.problem, policy_settings(self, evaluated, self._choose_rung(evaluated)), damping)
+            result = update_policy(evaluated.problem, policy_settings(self, evaluated), damping)
+            evaluated.problem.linearised.release()
             self._treat_stale_batch(result, batch, evaluated)
             critic = Critic(self.policy, batch, self.rollout_buffer, self.batch_size, evaluated)
             critic_result = critic.fit(critic_settings(self))
@@ -296,13 +299,13 @@ class TRPO(sb3_contrib.TRPO):
             self.policy.set_training_mode(False)
             self._conclude(UpdateInputs(batch, evaluated, result), critic_result, damping, explained_after)
 
-    def _choose_rung(self, evaluated: Evaluated) -> RungChoice:
-        """Once for all updates. Products of a policy that does not repeat agree with no others: it never comes to them."""
-        if self._rung is None and evaluated.repeats:
-            self._rung = choose_rung(evaluated.curvature(), len(evaluated.chunks) == 1, torch.Generator().manual_seed(0))
-            if evaluated.dtype is torch.float32:
-                warnings.warn("TRPO: this policy can't be evaluated in float64: the policy step runs in float32", stacklevel=4)
-        return self._rung or LADDER[-1]
+    def _remember_rung(self, evaluated: Evaluated) -> None:
+        """Chosen once for all updates."""
+        if not evaluated.repeats:
+            return
+        if self._rung is None and evaluated.dtype is torch.float32:
+            warnings.warn("TRPO: this policy can't be evaluated in float64: the policy step runs in float32", stacklevel=4)
+        self._rung = evaluated.rung
 
     def _treat_stale_batch(self, result: PolicyResult, batch: RolloutBatch, evaluated: Evaluated) -> None:
         if result.status is not UpdateStatus.STALE_BATCH:
@@ -334,7 +337,7 @@ class TRPO(sb3_contrib.TRPO):
             fisher_rung=self._rung.name if self._rung else "",
             explained_variance=evaluated.problem.explained_variance,
             explained_variance_after=explained_after,
-            notes=self._rung.rejected if self._rung else (),
+            notes=(self._rung.rejected if self._rung else ()) + preconditioner_notes(result.solve),
         )
         for key, value in logged_values(report):
             self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)

@@ -53,7 +53,7 @@ SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "cg_damping": (_number(0), "a finite number >= 0"),
     "cg_rtol": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
     "cg_precision": _one_of("float64", "mixed", "float32"),
-    "cg_preconditioner": _one_of("none"),
+    "cg_preconditioner": _one_of("none", "kfac"),
     "cg_damping_range": (_or_none(_is_range), "None or two finite numbers (low, high) with 0 <= low <= high"),
     "line_search_shrinking_factor": (_number(0, 1, strict=True), "a number in (0, 1)"),
     "line_search_max_iter": _SIZE,

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from sb3_trpo_ext.core.cg import CGSettings
 from sb3_trpo_ext.core.distributions import ActionDistribution, DiagonalGaussian, MultiBernoulli, MultiCategorical
-from sb3_trpo_ext.core.fisher import Rung, RungChoice
+from sb3_trpo_ext.core.fisher import Curvature, FisherOperator, Rung, RungChoice
 from sb3_trpo_ext.core.flat import Parameters, flatten, unflatten
 from sb3_trpo_ext.core.objective import Actor, Surrogate, likelihood_divergence
 from sb3_trpo_ext.core.reduce import Rows, WeightedMean, chunked
@@ -252,7 +252,8 @@ def make_case(
     own_precision = actor(theta_of(module, dtype), slice(None)).double()
     noise = likelihood_divergence(distribution.log_prob(own_precision, actions), log_prob).unsqueeze(-1)
     live = tuple(parameter.detach() for parameter in module.parameters())
-    problem = PolicyProblem(surrogate, live, theta, mean, noise.clone(), noise, None, 0.5)
+    linearised = FisherOperator(Curvature(actor, theta, distribution, scale, mean), RungChoice(Rung.DOUBLE_VJP, retained=True))
+    problem = PolicyProblem(surrogate, live, linearised, mean, noise.clone(), noise, None, 0.5)
     return Case(problem, module, observations, weights)
 
 
@@ -262,11 +263,33 @@ SETTINGS = PolicySettings(
     min_explained_variance=None,
     cg=CGSettings(max_steps=15, rtol=1e-10, keep=60),
     cg_precision="float64",
-    rung=RungChoice(Rung.DOUBLE_VJP, retained=True),
     shrink=0.8,
     max_trials=10,
 )
 
 
 def with_surrogate(problem: PolicyProblem, **changes: Any) -> PolicyProblem:
-    return replace(problem, surrogate=replace(problem.surrogate, **changes))
+    """The problem with another surrogate, and the Fisher matrix that goes with it."""
+    surrogate = replace(problem.surrogate, **changes)
+    curvature = Curvature(surrogate.actor, problem.theta, surrogate.distribution, surrogate.kl_scale, surrogate.mean)
+    return replace(problem, surrogate=surrogate, linearised=FisherOperator(curvature, problem.linearised.choice))
+
+
+def gradient_of(problem: PolicyProblem) -> Tensor:
+    return problem.linearised.gradient(problem.surrogate.slopes)
+
+
+def with_rung(problem: PolicyProblem, choice: RungChoice) -> PolicyProblem:
+    return replace(problem, linearised=FisherOperator(problem.linearised.curvature, choice))
+
+
+def reference_gradient(surrogate: Surrogate, theta: Parameters) -> Tensor:
+    """Gradient of mean(A log pi) at theta, by autograd through torch.distributions."""
+    leaves = tuple(part.detach().clone().requires_grad_() for part in theta)
+
+    def weighted_sum(rows: Rows, weights: Tensor) -> Tensor:
+        log_prob = reference_log_prob(surrogate.distribution, surrogate.actor(leaves, rows), surrogate.actions[rows])
+        total = (weights * surrogate.advantages[rows] * log_prob).sum()
+        return flatten(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
+
+    return surrogate.mean.of_sums(weighted_sum)

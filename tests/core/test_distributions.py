@@ -81,7 +81,43 @@ def test_metric_is_the_dense_hessian_of_the_kl(distribution: ActionDistribution)
     phi = random_phi(distribution, 8)
     tangent = torch.randn_like(phi)
     dense = torch.stack([dense_metric(distribution, row) @ v for row, v in zip(phi, tangent, strict=True)])
-    assert_equal_to(distribution.metric_product(phi, tangent), dense, 1e-10)
+    assert_equal_to(distribution.metric_at(phi)(tangent), dense, 1e-10)
+
+
+@every_family
+def test_sampled_scores_have_mean_zero_and_the_metric_as_covariance(distribution: ActionDistribution) -> None:
+    n, phi = 200_000, random_phi(distribution, 1)
+    scores = distribution.score_sample(phi.expand(n, -1), torch.Generator().manual_seed(1))
+    metric = dense_metric(distribution, phi[0])
+    deviation = metric.diagonal().sqrt()
+    assert float((scores.mean(dim=0).abs() / deviation).max()) < 5.0 / n**0.5
+    error = (scores.T @ scores / n - metric).abs() / torch.outer(deviation, deviation)
+    # Of the fourth moments of these scores the largest, that of z^2 - 1 and of rare choices, is below 30.
+    assert float(error.max()) < 5.0 * (30.0 / n) ** 0.5
+
+
+@every_family
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sampled_scores_are_scores_of_actions_and_can_be_drawn_again(
+    distribution: ActionDistribution, dtype: torch.dtype
+) -> None:
+    phi = random_phi(distribution, 20).to(dtype).requires_grad_()
+    scores = distribution.score_sample(phi.detach(), torch.Generator().manual_seed(1))
+    assert (scores.dtype, scores.shape) == (dtype, phi.shape)
+    assert torch.equal(scores, distribution.score_sample(phi.detach(), torch.Generator().manual_seed(1)))
+    assert not torch.equal(scores, distribution.score_sample(phi.detach(), torch.Generator().manual_seed(2)))
+    actions = action_with_score(distribution, phi.detach(), scores)
+    (gradient,) = torch.autograd.grad(distribution.log_prob(phi, actions).sum(), phi)
+    torch.testing.assert_close(scores, gradient, rtol=1e-4, atol=1e-4)
+
+
+def action_with_score(distribution: ActionDistribution, phi: Tensor, scores: Tensor) -> Tensor:
+    if isinstance(distribution, DiagonalGaussian):
+        mean, log_std = phi.chunk(2, dim=-1)
+        return mean + scores.chunk(2, dim=-1)[0] * (2.0 * log_std).exp()
+    if isinstance(distribution, MultiCategorical):
+        return torch.stack([part.argmax(dim=-1) for part in scores.split(list(distribution.sizes), dim=-1)], dim=-1)
+    return (scores > 0.0).to(phi.dtype)
 
 
 @every_family
@@ -89,7 +125,7 @@ def test_metric_is_the_dense_hessian_of_the_kl(distribution: ActionDistribution)
 def test_metric_is_symmetric_positive_semi_definite(distribution: ActionDistribution, data: st.DataObject) -> None:
     entries = st.lists(st.floats(-20.0, 20.0), min_size=n_phi(distribution), max_size=n_phi(distribution))
     phi, u, v = (torch.tensor([data.draw(entries)], dtype=torch.float64) for _ in range(3))
-    mu, mv = distribution.metric_product(phi, u), distribution.metric_product(phi, v)
+    mu, mv = (distribution.metric_at(phi)(vector) for vector in (u, v))
     # Cauchy's bound on the rounding of the inner products, not on the metric itself.
     slack = 1e-14 * float(u.abs().sum() * v.abs().sum()) * max(1.0, float((-2.0 * phi).exp().max()))
     assert abs(float((u * mv).sum() - (v * mu).sum())) <= slack
@@ -175,7 +211,7 @@ def test_a_choice_of_probability_zero_counts_nothing() -> None:
     torch.testing.assert_close(family.entropy(masked), MultiCategorical((2,)).entropy(kept), rtol=1e-14, atol=0)
     assert float(family.kl(torch.zeros(1, 3, dtype=torch.float64), masked)) == torch.inf, "new may do what old never does"
     assert float(family.kl(masked, torch.zeros(1, 3, dtype=torch.float64))) < torch.inf
-    product = family.metric_product(masked, torch.tensor([[1.0, 5.0, 2.0]], dtype=torch.float64))
+    product = family.metric_at(masked)(torch.tensor([[1.0, 5.0, 2.0]], dtype=torch.float64))
     assert bool(torch.isfinite(product).all())
     assert float(product[0, 1]) == 0.0
 

@@ -27,7 +27,8 @@ from tests.core.problems import (
 )
 
 N = 7
-CHOICES = [RungChoice(rung, retained) for rung in Rung for retained in (True, False)]
+GENERAL = [rung for rung in Rung if rung is not Rung.CLOSED_FORM]
+CHOICES = [RungChoice(rung, retained) for rung in GENERAL for retained in (True, False)]
 CHUNKS: dict[str, tuple[Rows, ...]] = {
     "whole": (slice(0, N),),
     "chunked": (slice(0, 1), torch.tensor([6, 5]), slice(1, 5)),
@@ -181,6 +182,8 @@ def test_the_parameters_and_their_gradients_are_left_alone(choice: RungChoice) -
 
 def test_the_ladder_prefers_what_is_fast_and_ends_with_plain_autograd() -> None:
     assert [choice.name for choice in LADDER] == [
+        "closed_form/retained",
+        "closed_form/recomputed",
         "double_vjp/retained",
         "forward_reverse/recomputed",
         "double_vjp/recomputed",

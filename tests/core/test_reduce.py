@@ -134,7 +134,7 @@ def test_gradient_fisher_product_and_evaluation_over_two_processes(family: str) 
         fisher = FisherOperator(curvature, RungChoice(Rung.DOUBLE_VJP, retained=True))
         judged = surrogate.evaluate(candidate)
         numbers = torch.tensor([judged.kl, judged.kl_reverse, judged.kl_max, judged.improvement], dtype=torch.float64)
-        return [surrogate.gradient(problem.theta), fisher.product(vector), numbers]
+        return [fisher.gradient(surrogate.slopes), fisher.product(vector), numbers]
 
     alone = compute(WeightedMean(weights, chunked(48, 48)))
     together = over_two_processes((slice(0, 11), slice(11, 48)), weights, compute)

@@ -31,5 +31,5 @@ def test_a_member_is_its_string_in_every_writing(member: AdvisedStatus) -> None:
 
 
 def test_reaching_max_steps_is_no_failure() -> None:
-    usable = {CGStatus.CONVERGED, CGStatus.MAX_STEPS, CGStatus.ZERO_GRADIENT}
+    usable = {CGStatus.CONVERGED, CGStatus.SETTLED, CGStatus.MAX_STEPS, CGStatus.ZERO_GRADIENT}
     assert {member for member in CGStatus if not member.failed} == usable

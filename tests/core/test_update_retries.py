@@ -10,11 +10,11 @@ from torch import Tensor
 
 from sb3_trpo_ext.core import update
 from sb3_trpo_ext.core.damping import DampingState
-from sb3_trpo_ext.core.fisher import Curvature, FisherOperator
+from sb3_trpo_ext.core.fisher import FisherOperator
 from sb3_trpo_ext.core.line_search import LineSearchResult, LineSearchSettings
 from sb3_trpo_ext.core.status import CGStatus, UpdateStatus
 from sb3_trpo_ext.core.update import update_policy
-from tests.core.problems import FAMILIES, SETTINGS, make_case
+from tests.core.problems import FAMILIES, SETTINGS, gradient_of, make_case, with_surrogate
 
 DAMPING = DampingState(0.1, 0.1, 100.0)
 
@@ -77,7 +77,6 @@ def test_fixed_damping_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_gradient_is_the_direction_of_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, skew(1e5))
     case = make_case(FAMILIES["gaussian"])
-    g_case = case.problem.surrogate
     result = update_policy(case.problem, SETTINGS, DAMPING)
     solve = result.solve
     assert solve is not None
@@ -86,7 +85,7 @@ def test_the_gradient_is_the_direction_of_last_resort(monkeypatch: pytest.Monkey
     assert solve.direction is not None
     assert solve.direction.fallback
     assert result.advantages is not None
-    g = replace(g_case, advantages=result.advantages.values).gradient(case.problem.theta)
+    g = gradient_of(with_surrogate(case.problem, advantages=result.advantages.values))
     assert torch.equal(solve.direction.vector, g)
     assert result.status is UpdateStatus.ACCEPTED, "the line search still decides"
     assert case.independent(case.problem.parameters)[0] <= 0.01
@@ -102,8 +101,7 @@ def test_the_gradients_own_curvature_scales_it(monkeypatch: pytest.MonkeyPatch) 
     assert solve.damping == pytest.approx(100.0)
     g = solve.direction.vector
     monkeypatch.undo()
-    s = case.problem.surrogate
-    operator = FisherOperator(Curvature(s.actor, case.problem.theta, s.distribution, s.kl_scale, s.mean), SETTINGS.rung)
+    operator = FisherOperator(case.problem.linearised.curvature, case.problem.linearised.choice)
     curvature = float(g @ operator.product(g)) + 100.0 * float(g @ g)
     assert solve.direction.scale.scale == pytest.approx((0.02 / curvature) ** 0.5, rel=1e-6)
 

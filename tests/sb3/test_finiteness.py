@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_ext import TRPO, NonFiniteError, UpdateReport
-from sb3_trpo_ext.sb3 import problems, trpo
+from sb3_trpo_ext.sb3 import critic, trpo
 from tests.sb3.spaces import (
     BOX,
     VECTOR,
@@ -198,7 +198,7 @@ def _raise(error: BaseException) -> Callable[..., Any]:
 
 
 def _in_fit_critic(patch: pytest.MonkeyPatch, model: Any, error: BaseException) -> None:
-    patch.setattr(problems, "fit_critic", _raise(error))
+    patch.setattr(critic, "fit_critic", _raise(error))
 
 
 def _in_a_later_optimizer_step(patch: pytest.MonkeyPatch, model: Any, error: BaseException) -> None:
@@ -311,8 +311,8 @@ def test_the_scale_of_rewards_does_not_matter(reward_scale: float) -> None:
 def test_a_zero_gradient_gives_no_step_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from sb3_trpo_ext.core.objective import Surrogate
 
-    honest = Surrogate.gradient
-    monkeypatch.setattr(Surrogate, "gradient", lambda *args: torch.zeros_like(honest(*args)))
+    honest = Surrogate.slopes
+    monkeypatch.setattr(Surrogate, "slopes", lambda *args: torch.zeros_like(honest(*args)))
     model = collect(make_model(n_critic_updates=0))
     before = state_of(model)
     model.train()

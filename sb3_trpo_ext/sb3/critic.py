@@ -1,0 +1,125 @@
+"""The value function of a policy as a regression problem, and its epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sb3_trpo_ext.core.critic import CriticProblem, CriticResult, CriticSettings, fit_critic
+from sb3_trpo_ext.core.flat import Snapshot
+from sb3_trpo_ext.core.ladder import PROBE_SAMPLES
+from sb3_trpo_ext.core.status import CriticStatus
+from sb3_trpo_ext.sb3.adapter import leaves_of, map_tensors
+from sb3_trpo_ext.sb3.critic_stack import value_regression
+from sb3_trpo_ext.sb3.problems import Evaluated, in_float64
+from sb3_trpo_ext.sb3.rollout import RolloutBatch
+
+
+class Critic:
+    """
+    The value function of a policy as a regression problem.
+
+    :param policy: the policy
+    :param batch: the rollout
+    :param buffer: where it comes from; a custom one makes its own minibatches
+    :param batch_size: samples in a minibatch
+    :param evaluated: the same batch as a policy problem, for its chunks and for what the actor consists of
+    """
+
+    def __init__(
+        self, policy: ActorCriticPolicy, batch: RolloutBatch, buffer: RolloutBuffer, batch_size: int, evaluated: Evaluated
+    ):
+        self.policy = policy
+        self.batch = batch
+        self.buffer = buffer
+        self.batch_size = batch_size
+        self.chunks = evaluated.chunks
+        self.actor_modules: Sequence[nn.Module] = evaluated.function.modules
+        self.actor_parameters = evaluated.function.parameters
+        self.parameters = self._own_parameters({id(parameter) for parameter in self.actor_parameters})
+        self._values: Tensor | None = None
+
+    def fit(self, settings: CriticSettings) -> CriticResult:
+        """
+        Train the value function.
+
+        :param settings: how long
+        :return: what happened; a loss that became non-finite is undone, batch-norm buffers included
+        """
+        buffers = Snapshot.take(self.policy.buffers())
+        actor = Snapshot.take(self.actor_parameters)
+        result = fit_critic(self._problem(), settings)
+        if result.status is CriticStatus.NON_FINITE:
+            buffers.restore()
+            self._values = None
+        # No optimiser of a user's moves what the trust region has verified: bit for bit what it was.
+        if not all(torch.equal(now, before) for now, before in zip(actor.tensors, actor.copies, strict=True)):
+            actor.restore()
+            self._values = None
+        return result
+
+    def values(self) -> Tensor:
+        """
+        Predict the whole batch as the critic is used, in eval mode: once, until it is trained again.
+
+        :return: shape (n_samples,)
+        """
+        self.policy.set_training_mode(False)
+        if self._values is None:
+            with torch.no_grad():
+                values = [self.policy.predict_values(self._observations(rows)).flatten() for rows in self.chunks]
+            self._values = torch.cat(values)
+        return self._values
+
+    def loss(self) -> float:
+        """
+        Mean squared error over the whole batch.
+
+        :return: the loss, in the unit of squared returns
+        """
+        return float((in_float64(self.batch.returns) - in_float64(self.values())).square().mean())
+
+    def _problem(self) -> CriticProblem:
+        regression = value_regression(self.policy, self.parameters, self.batch, self.batch_size)
+
+        def minibatches() -> Iterator[Tensor]:
+            self._values = None
+            return self._minibatch_losses() if regression is None else regression.epoch(self._order())
+
+        return CriticProblem(self.parameters, self.policy.optimizer, minibatches, self.loss, regression is not None)
+
+    def _observations(self, rows: slice | Tensor) -> Tensor:
+        observations: Tensor = map_tensors(lambda tensor: tensor[rows], self.batch.observations)
+        return observations
+
+    def _own_parameters(self, of_actor: set[int]) -> list[nn.Parameter]:
+        self.policy.set_training_mode(False)
+        with torch.enable_grad():
+            connected = leaves_of(self.policy.predict_values(self._observations(slice(0, PROBE_SAMPLES))))
+        return [p for p in self.policy.parameters() if id(p) in connected and id(p) not in of_actor]
+
+    def _minibatch_losses(self) -> Iterator[Tensor]:
+        self.policy.set_training_mode(True)
+        for module in self.actor_modules:
+            # What the actor runs through stays as it acts: no batch statistics, no dropout, no running averages moved.
+            module.training = False
+        for observations, returns in self._minibatches():
+            yield F.mse_loss(self.policy.predict_values(observations).flatten(), returns)
+
+    def _minibatches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.batch.n_steps is None:
+            for data in self.buffer.get(self.batch_size):
+                yield data.observations, data.returns.flatten()
+            return
+        for rows in self._order().split(self.batch_size):
+            yield self._observations(rows), self.batch.returns[rows]
+
+    def _order(self) -> Tensor:
+        """SB3's own order of minibatches: one permutation an epoch from numpy's stream."""
+        return torch.as_tensor(np.random.permutation(len(self.batch)), device=self.batch.returns.device)  # noqa: NPY002

@@ -1,0 +1,103 @@
+"""Which policies are read as stacks of layers, and that reading them is safe."""
+
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+
+from sb3_trpo_ext.core.fisher import FisherOperator
+from sb3_trpo_ext.core.ladder import LADDER
+from tests.sb3.spaces import ACTIONS, OBSERVATIONS, Attention, collect, make_model
+
+
+class OwnDistribution(ActorCriticPolicy):
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
+        return super()._get_action_dist_from_latent(0.5 * latent_pi)
+
+
+class OwnExtraction(ActorCriticPolicy):
+    """What SB3's ``get_distribution`` passes by."""
+
+    def extract_features(self, obs: Any, features_extractor: Any = None) -> Any:
+        return super().extract_features(2.0 * obs, features_extractor)
+
+
+def updated(model: Any) -> Any:
+    collect(model)
+    model.train()
+    return model
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_every_space_runs_on_the_rung_that_it_can_have(action: str, observation: str) -> None:
+    rung = updated(make_model(action, observation)).last_update.fisher_rung
+    plain = not action.startswith("sde") and not observation.startswith("image")
+    assert rung == ("closed_form/retained" if plain else "double_vjp/retained")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "closed"),
+    [
+        ({"activation_fn": nn.ReLU}, True),
+        ({"activation_fn": nn.SiLU}, False),
+        ({"net_arch": []}, True),
+        ({"net_arch": {"pi": [4, 3], "vf": [5]}}, True),
+        ({"share_features_extractor": False}, True),
+        ({"features_extractor_class": Attention}, False),
+    ],
+    ids=["relu", "silu", "linear", "pi and vf", "separate extractors", "trainable extractor"],
+)
+def test_networks(kwargs: dict[str, Any], closed: bool) -> None:
+    model = updated(make_model(policy_kwargs=kwargs))
+    assert model.last_update.fisher_rung.startswith("closed_form") is closed
+
+
+@pytest.mark.parametrize(("policy", "closed"), [(OwnDistribution, False), (OwnExtraction, True)])
+def test_a_policy_of_ones_own_keeps_what_it_computes(policy: type[ActorCriticPolicy], closed: bool) -> None:
+    model = make_model()
+    own = type(model)(policy, model.env, n_steps=32, batch_size=32, seed=0, kl_reduction="mean", warn_on_risky=False)
+    updated(own)
+    assert own.last_update.fisher_rung.startswith("closed_form") is closed
+    assert own.last_update.status == "accepted"
+
+
+@pytest.mark.parametrize("frozen", ["mlp_extractor.policy_net.0.bias", "log_std"])
+def test_frozen_parameters_are_left_to_the_general_rungs(frozen: str) -> None:
+    model = make_model()
+    model.policy.get_parameter(frozen).requires_grad_(False)
+    assert updated(model).last_update.fisher_rung == "double_vjp/retained"
+
+
+def test_a_hook_that_comes_later_is_honoured() -> None:
+    model = updated(make_model())
+    assert model.last_update.fisher_rung == "closed_form/retained"
+    handle = model.policy.mlp_extractor.policy_net[0].register_forward_hook(lambda module, args, output: 0.5 * output)
+    assert updated(model).last_update.fisher_rung == "double_vjp/retained"
+    assert model.last_update.status == "accepted"
+    handle.remove()
+    assert updated(model).last_update.status == "accepted"
+
+
+def test_a_batch_that_is_cut_later_keeps_no_graphs() -> None:
+    model = updated(make_model())
+    model.fisher_chunk_size = 20
+    assert updated(model).last_update.fisher_rung == "closed_form/recomputed"
+
+
+@pytest.mark.parametrize("action", ["box", "discrete", "multidiscrete", "multibinary"])
+def test_closed_form_and_plain_autograd_agree_on_a_whole_batch(action: str) -> None:
+    model = updated(make_model(action))
+    linearised = model.last_update_inputs.evaluated.problem.linearised
+    other = FisherOperator(linearised.curvature, LADDER[-1])
+    vector = torch.randn(sum(part.numel() for part in linearised.curvature.theta), dtype=torch.float64)
+    torch.testing.assert_close(linearised.product(vector), other.product(vector), rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(linearised.phi(), other.phi(), rtol=1e-12, atol=1e-14)
+
+
+def test_nothing_is_kept_for_the_products_after_the_update() -> None:
+    """The next rollout is collected while ``last_update_inputs`` is alive: its graphs may be a GiB."""
+    model = updated(make_model())
+    assert not model.last_update_inputs.evaluated.problem.linearised._kept
