@@ -29,14 +29,16 @@ class CriticProblem:
 
     :param parameters: the critic's own parameters: what the values depend on and the actor does not
     :param optimizer: steps them
-    :param minibatches: makes one epoch's minibatch losses, scalar tensors with a graph, one after another
+    :param minibatches: makes one epoch's minibatch losses, scalar tensors, one after another
     :param whole_batch_loss: mean squared error over the batch, without a graph
+    :param gradients_given: with each loss its gradient already stands in the parameters' ``grad``; else losses have graphs
     """
 
     parameters: Sequence[Tensor]
     optimizer: torch.optim.Optimizer
     minibatches: Callable[[], Iterable[Tensor]]
     whole_batch_loss: Callable[[], float]
+    gradients_given: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def fit_critic(problem: CriticProblem, settings: CriticSettings) -> CriticResult
         while _another_epoch(epochs, before, previous, current, settings):
             minibatch_losses.extend(_epoch(problem))
             epochs += 1
-            # The enforced epochs need no verdict in between: parameters that became non-finite stay so.
-            if epochs >= settings.min_epochs - 1:
+            # The enforced epochs need no verdict in between (parameters that became non-finite stay so); a tolerance
+            # compares the last of them with the one before.
+            if epochs >= settings.min_epochs - (settings.tolerance is not None):
                 previous, current = current, problem.whole_batch_loss()
     mean_minibatch_loss = float(torch.stack(minibatch_losses).mean())
     # A minibatch's loss may overflow and its gradient not: the whole batch would not show it.
@@ -145,11 +148,15 @@ def _can_fuse(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
 def _epoch(problem: CriticProblem) -> list[Tensor]:
     """One pass over the minibatches; the losses before each step."""
     losses = []
+    optimizer, parameters = problem.optimizer, list(problem.parameters)
+    # Gradients that somebody has left, on the actor's parameters too, would be stepped along.
+    optimizer.zero_grad(set_to_none=True)
     for loss in problem.minibatches():
-        problem.optimizer.zero_grad(set_to_none=True)
-        # Gradients of the critic's own parameters only: what is shared with the actor stays within its trust region.
-        loss.backward(inputs=list(problem.parameters))
-        problem.optimizer.step()
+        if not problem.gradients_given:
+            optimizer.zero_grad(set_to_none=True)
+            # Gradients of the critic's own parameters only: what is shared with the actor stays within its trust region.
+            loss.backward(inputs=parameters)
+        optimizer.step()
         losses.append(loss.detach())
-    problem.optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     return losses
