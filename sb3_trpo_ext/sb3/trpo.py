@@ -108,8 +108,8 @@ class TRPO(sb3_contrib.TRPO):
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param kl_reduction: Unit of the bounded KL: "mean" over action dimensions, sb3-contrib's; "joint", the paper's. None:
         "mean", with a notice where the two differ
-    :param cg_precision: Precision of the Fisher products and of CG's recurrence: "float64"; "mixed": float32 products in
-        a float64 recurrence; "float32"
+    :param cg_precision: Precision of the Fisher products and of CG's recurrence: "mixed": float32 products in a float64
+        recurrence, whose solution a float64 product verifies; "float64"; "float32"
     :param cg_preconditioner: "none", or "kfac": Kronecker-factored, so that CG needs fewer steps for the same solution; it
         then stops once more of them no longer change it
     :param cg_rtol: CG stops at this relative residual, in [0, 1)
@@ -159,7 +159,7 @@ class TRPO(sb3_contrib.TRPO):
         _init_setup_model: bool = True,
         *,
         kl_reduction: str | None = None,
-        cg_precision: str = "float64",
+        cg_precision: str = "mixed",
         cg_preconditioner: str = "none",
         cg_rtol: float = 1e-10,
         adaptive_damping: bool = True,

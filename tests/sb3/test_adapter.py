@@ -212,7 +212,7 @@ def test_any_extractor_is_updated_and_left_whole(extractor: type, share: bool, a
     assert "proba_distribution" not in vars(policy.action_dist)
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
     assert n_hooks(policy) == 0
-    assert model.last_update.cg_precision == "float64"
+    assert model.last_update.cg_precision == "mixed"
 
 
 @pytest.mark.parametrize("extractor", [Recurrent, BatchNormed, TiedWeights, Attention])

@@ -13,7 +13,7 @@ from tests.sb3.spaces import Nothing, Witness, collect, make_env, make_model, sa
 
 OURS = {
     "kl_reduction": None,
-    "cg_precision": "float64",
+    "cg_precision": "mixed",
     "cg_preconditioner": "none",
     "cg_rtol": 1e-10,
     "adaptive_damping": True,
