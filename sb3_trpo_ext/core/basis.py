@@ -30,7 +30,9 @@ class ResidualBasis:
         self.keep = keep
         self.count = 0
         self.paired = paired
-        self.rows = self.duals = like.new_empty((0, like.numel()))
+        # All at once: growing costs more than the passes (page faults), and what is never written takes no memory on a CPU.
+        self.rows = like.new_empty((keep, like.numel()))
+        self.duals = torch.empty_like(self.rows) if paired else self.rows
 
     @property
     def held(self) -> int:
@@ -47,14 +49,9 @@ class ResidualBasis:
         """
         if self.keep == 0:
             return
-        if self.count < self.keep and self.count == len(self.rows):
-            # By doubling: an early stop never pays for max_steps rows.
-            size = min(self.keep, max(4, 2 * self.count))
-            self.rows = _grown(self.rows, size)
-            self.duals = _grown(self.duals, size) if self.paired else self.rows
-        self.rows[self.count % self.keep] = r / length
+        torch.div(r, length, out=self.rows[self.count % self.keep])
         if self.paired:
-            self.duals[self.count % self.keep] = z / length
+            torch.div(z, length, out=self.duals[self.count % self.keep])
         self.count += 1
 
     def orthogonalise(self, residual: Tensor) -> Tensor:
@@ -80,9 +77,3 @@ class ResidualBasis:
         preconditioner, in whose inner product |r| is not known before it is applied.
         """
         return not self.paired and taken.device.type == "cpu" and bool(taken.dot(taken) <= CANCELLED * before.dot(before))
-
-
-def _grown(rows: Tensor, size: int) -> Tensor:
-    grown = torch.empty((size, rows.shape[1]), dtype=rows.dtype, device=rows.device)
-    grown[: len(rows)] = rows
-    return grown

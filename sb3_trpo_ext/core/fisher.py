@@ -112,7 +112,7 @@ class ChunkMaps:
     What a rung makes of one chunk of the batch.
 
     :param phi: gives the distribution parameters at theta_k, shape (n_rows, n_parameters), without a graph
-    :param product: tangent v -> the chunk's sum of w_s Jᵀ M J v, flat
+    :param product: tangent v -> the chunk's sum of w_s Jᵀ M J v, flat; may be overwritten by the next
     :param pull: cotangent u of shape (n_rows, n_parameters) -> Jᵀ u, flat
     """
 
@@ -133,6 +133,8 @@ class FisherOperator:
         self.curvature = curvature
         self.choice = choice
         self.n_products = 0
+        self._tangent = torch.cat([part.detach().reshape(-1) for part in curvature.theta])
+        self._tangent_parts = unflatten(self._tangent, curvature.theta)
         self._kept: dict[int, ChunkMaps] = {}
 
     @property
@@ -161,8 +163,8 @@ class FisherOperator:
         :return: shape (n_parameters,), the vector's dtype
         """
         self.n_products += 1
-        tangent = unflatten(vector.to(self.dtype), self.curvature.theta)
-        summed = self._over_chunks(lambda maps, rows, weights: maps.product(tangent))
+        self._tangent.copy_(vector)
+        summed = self._over_chunks(lambda maps, rows, weights: maps.product(self._tangent_parts))
         return self.curvature.scale * summed.to(vector.dtype)
 
     def damped_product(self, vector: Tensor, damping: float) -> Tensor:
@@ -210,16 +212,17 @@ def _prepare_closed_form(curvature: Curvature, rows: Rows, weights: Tensor) -> C
         raise NotImplementedError("not a plain stack of Linear layers and activations")
     linear = curvature.mlp.linearise(curvature.theta, rows)
     phi, weights = linear.phi, weights.unsqueeze(-1)
-    metrics = [curvature.distribution.metric_at(phi[block]) for block in linear.blocks]
+    total = linear.zeros()
+    into = unflatten(total, curvature.theta)
+    blocks = [(block, weights[block.rows], curvature.distribution.metric_at(phi[block.rows])) for block in linear.blocks]
 
     def product(tangent: Parameters) -> Tensor:
-        total = linear.zeros()
-        into = unflatten(total, curvature.theta)
-        for block, metric in zip(linear.blocks, metrics, strict=True):
-            linear.pull(weights[block] * metric(linear.push(tangent, block)), block, into)
+        total.zero_()
+        for block, block_weights, metric in blocks:
+            block.pull(metric(block.push(tangent)).mul_(block_weights), into)
         return total
 
-    return ChunkMaps(lambda: phi, product, linear.pull_all)
+    return ChunkMaps(lambda: phi, product, linear.pull)
 
 
 def _leaves(theta: Parameters) -> Parameters:

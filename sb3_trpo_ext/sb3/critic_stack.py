@@ -14,7 +14,7 @@ from sb3_trpo_ext.core.mlp import Layer, MLPActor, read_layers, runs_as_written
 from sb3_trpo_ext.core.value_regression import ValueRegression
 from sb3_trpo_ext.sb3.adapter import map_tensors
 from sb3_trpo_ext.sb3.rollout import RolloutBatch
-from sb3_trpo_ext.sb3.stacks import fixed_features, sb3_wrote
+from sb3_trpo_ext.sb3.stacks import AGREEMENT, fixed_features, sb3_wrote
 
 FIXED_MODULES = (FlattenExtractor, CombinedExtractor, nn.Flatten, nn.ModuleDict)
 """They do the same in training and in eval mode, each time: a user's extractor without parameters may hold dropout."""
@@ -24,9 +24,6 @@ KNOWN_OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.
 
 FEATURES_LIMIT = 2**28
 """Bytes that the batch's features and their copy in an epoch's order may take: flattened images are made by the minibatch."""
-
-AGREEMENT = 1e-3
-"""Values of the policy and of the layers that were read agree to this, absolutely and relatively, or the policy is right."""
 
 
 def value_regression(
@@ -54,7 +51,7 @@ def value_regression(
     if features is None or {tensor.dtype for tensor in (*parameters, batch.returns)} != {features.dtype}:
         return None
     rows = slice(0, PROBE_SAMPLES)
-    read = MLPActor(layers, None, features.__getitem__).linearise(tuple(p.detach() for p in parameters), rows).phi
+    read = MLPActor(layers, None, features.__getitem__)(tuple(p.detach() for p in parameters), rows)
     with torch.no_grad():
         told = policy.predict_values(map_tensors(lambda tensor: tensor[rows], batch.observations))
     if not torch.allclose(read, told, rtol=AGREEMENT, atol=AGREEMENT, equal_nan=True):

@@ -110,7 +110,7 @@ def evaluate_batch(
     if not function.parameters:
         raise ValueError("the policy has no trainable parameter that its action distribution depends on: nothing to update")
     repeats = function.repeats(slice(0, PROBE_SAMPLES))
-    linearised = _linearised(function, action_distribution(policy), kl_scale, len(batch), chunks, rung, repeats)
+    linearised = _linearised(function, own_phi, action_distribution(policy), kl_scale, chunks, rung, repeats)
     if linearised.dtype is torch.float32:
         # No float64 to compare with: rounding shows between batches of different shapes.
         own_phi = function.own_phi(chunked(len(batch), PROBE_SAMPLES))
@@ -150,17 +150,20 @@ def _chunks(function: PolicyFunction, n_samples: int, size: int | None) -> tuple
 
 def _linearised(
     function: PolicyFunction,
+    own_phi: Tensor,
     distribution: ActionDistribution,
     kl_scale: float,
-    n_samples: int,
     chunks: tuple[slice, ...],
     rung: RungChoice | None,
     repeats: bool,
 ) -> FisherOperator:
     """The actor at theta_k. Products of a policy that does not repeat agree with no others: it never comes to them."""
-    theta = function.theta(torch.float64 if function.runs_in(torch.float64) else torch.float32)
-    mean = WeightedMean(torch.ones(n_samples, dtype=torch.float64, device=function.device), chunks)
-    curvature = Curvature(function, theta, distribution, kl_scale, mean, actor_stack(function))
+    stack = actor_stack(function, own_phi)
+    # Plain layers run in any precision.
+    in_float64 = stack is not None or function.runs_in(torch.float64)
+    theta = function.theta(torch.float64 if in_float64 else torch.float32)
+    mean = WeightedMean(torch.ones(len(own_phi), dtype=torch.float64, device=function.device), chunks)
+    curvature = Curvature(function, theta, distribution, kl_scale, mean, stack)
     if rung is None or not _still_fits(rung, curvature):
         generator = torch.Generator().manual_seed(0)
         rung = choose_rung(curvature, len(chunks) == 1, generator) if repeats else LADDER[-1]
@@ -185,7 +188,7 @@ def _judged(
     actions = stored.double() if stored.is_floating_point() else stored
     log_prob = distribution.log_prob(phi, actions)
     surrogate = Surrogate(
-        curvature.actor,
+        curvature.mlp or curvature.actor,
         distribution,
         actions,
         batch.advantages.to(device).double(),

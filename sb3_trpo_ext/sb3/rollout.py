@@ -233,8 +233,11 @@ def refuse_non_finite_parameters(policy: ActorCriticPolicy) -> None:
     :param policy: the policy
     :raises NonFiniteError: naming the first one
     """
-    for name, tensor in policy.state_dict().items():
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    tensors = {name: t for name, t in policy.state_dict().items() if isinstance(t, Tensor) and t.is_floating_point()}
+    if not tensors or bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).all()):
+        return
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(
                 f"non-finite parameter {name!r} in the policy: it was broken by something other than an update of TRPO. "
                 "Nothing was changed; load the last good checkpoint."

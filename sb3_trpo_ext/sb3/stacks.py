@@ -15,8 +15,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtr
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
+from sb3_trpo_ext.core.ladder import PROBE_SAMPLES
 from sb3_trpo_ext.core.mlp import MLPActor, read_layers, runs_as_written
 from sb3_trpo_ext.sb3.adapter import PolicyFunction
+
+AGREEMENT = 1e-3
+"""A policy and the layers that were read agree to this, absolutely and relatively, or the policy is right."""
 
 GAUSSIANS = (DiagGaussianDistribution, SquashedDiagGaussianDistribution)
 DISCRETE = (CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
@@ -52,13 +56,14 @@ def fixed_features(policy: ActorCriticPolicy, extractor: BaseFeaturesExtractor, 
         return super(ActorCriticPolicy, policy).extract_features(observations, extractor)
 
 
-def actor_stack(function: PolicyFunction) -> MLPActor | None:
+def actor_stack(function: PolicyFunction, phi: Tensor) -> MLPActor | None:
     """
     Read an actor as a stack of layers.
 
     :param function: the policy as a function, its parameters known
+    :param phi: what the policy itself gives for the batch, shape (n_samples, n_parameters)
     :return: the stack; None if the policy is anything but SB3's own layers one after another, all of them trainable,
-        behind a features extractor without parameters
+        behind a features extractor without parameters, or if the stack gives another phi
     """
     policy = function.policy
     places = {id(parameter): place for place, parameter in enumerate(function.parameters)}
@@ -73,4 +78,8 @@ def actor_stack(function: PolicyFunction) -> MLPActor | None:
     if layers is None:
         return None
     features = fixed_features(policy, policy.pi_features_extractor, function.observations)
-    return None if features is None else MLPActor(layers, free, features.to(function.device).__getitem__)
+    if features is None:
+        return None
+    stack = MLPActor(layers, free, features.to(function.device).__getitem__)
+    read = stack(function.theta(phi.dtype), slice(0, PROBE_SAMPLES))
+    return stack if torch.allclose(read, phi[:PROBE_SAMPLES], rtol=AGREEMENT, atol=AGREEMENT, equal_nan=True) else None

@@ -101,7 +101,7 @@ def test_the_dense_fisher_is_the_hessian_of_sb3s_own_kl(action: str, choice: Any
     family = action_distribution(model.policy)
     scale = 1.0 / family.independent_dims
     theta = function.theta(torch.float64)
-    curvature = Curvature(function, theta, family, scale, mean, actor_stack(function))
+    curvature = Curvature(function, theta, family, scale, mean, actor_stack(function, function.own_phi((WHOLE,))))
     if choice.rung is Rung.CLOSED_FORM and curvature.mlp is None:
         assert action.startswith("sde"), "every other action space of SB3 has a stack"
         return
