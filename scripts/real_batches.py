@@ -1,0 +1,159 @@
+"""
+Batches of the policies that scripts/collect_batches.py keeps, and the policy step that ``TRPO.train`` would do with one.
+
+All that the measurements know about the inside of ``TRPO.train`` is in this file.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from collect_batches import Checkpoint
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.core.cg import CGResult, CGSettings
+from sb3_trpo_ext.core.damping import DampingState
+from sb3_trpo_ext.core.flat import as_deployed, flatten
+from sb3_trpo_ext.core.objective import Evaluation, Surrogate, prepare_advantages
+from sb3_trpo_ext.core.preconditioner import KroneckerPreconditioner
+from sb3_trpo_ext.core.step_scale import StepScale
+from sb3_trpo_ext.core.update import PolicySettings, find_direction, fisher_operators
+from sb3_trpo_ext.sb3.layers import policy_preconditioner, score_generator
+from sb3_trpo_ext.sb3.problems import Evaluated, evaluate_batch
+from sb3_trpo_ext.sb3.rollout import read_batch
+from sb3_trpo_ext.sb3.settings import policy_settings
+
+
+def kept_policy(checkpoint: Checkpoint, seed: int, sigma: float | None = None, cls: type[Any] = TRPO, **changes: Any) -> Any:
+    """
+    Load a policy with environments that begin anew.
+
+    :param checkpoint: which
+    :param seed: of the environments and the actions
+    :param sigma: standard deviation that all actions get; None: as trained
+    :param cls: class of the model
+    :param changes: of its arguments
+    :return: the model, ready to collect
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is risky was said when it was trained
+        model = cls.load(checkpoint.path("zip"), device="cpu", custom_objects=changes)
+    env: VecEnv = make_vec_env(checkpoint.task, model.n_envs, seed=seed)
+    if checkpoint.path("pkl").exists():
+        env = VecNormalize.load(str(checkpoint.path("pkl")), env)  # it goes on learning, as in training
+    model.set_env(env)
+    model.set_logger(configure(None, []))
+    if sigma is not None:
+        torch.nn.init.constant_(model.policy.log_std, float(np.log(sigma)))
+    return model
+
+
+def collect(model: Any, seed: int) -> None:
+    """
+    Collect one rollout as training does.
+
+    :param model: from ``kept_policy``; its buffer is filled
+    :param seed: of the actions
+    """
+    _, callback = model._setup_learn(10**9)
+    set_random_seed(seed)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    model.policy.set_training_mode(False)
+
+
+@dataclass(frozen=True)
+class PolicyStep:
+    """
+    The policy step of one batch, before its linear system is solved.
+
+    :param evaluated: the batch, as ``TRPO.train`` sees it
+    :param settings: how to step
+    :param surrogate: objective, with the advantages as used
+    :param g: its gradient, shape (n,), float64
+    """
+
+    evaluated: Evaluated
+    settings: PolicySettings
+    surrogate: Surrogate
+    g: torch.Tensor
+
+    def solve(
+        self, precision: str, keep: int, iterations: int, damping: float, preconditioner: str = "none"
+    ) -> tuple[CGResult, StepScale | None]:
+        """
+        Solve for the search direction: operators, preconditioner, iterations and verification.
+
+        :param precision: "float64", "mixed" or "float32"
+        :param keep: residuals that CG orthogonalises against; 0: plain
+        :param iterations: of CG, at most
+        :param damping: lambda
+        :param preconditioner: "none" or "kfac"
+        :return: the solve, and how far the step goes; None: it goes nowhere
+        """
+        factors = None if preconditioner == "none" else self._factors
+        problem = replace(self.evaluated.problem, preconditioner=factors)
+        cg = CGSettings(iterations, self.settings.cg.rtol, keep)
+        settings = replace(self.settings, cg=cg, cg_precision=precision)
+        fixed = DampingState(damping, damping, damping, adaptive=False)
+        solve = find_direction(fisher_operators(problem, settings), settings, fixed, self.g)
+        scale = None if solve.direction is None or solve.direction.fallback else solve.direction.scale
+        return solve.result, scale
+
+    def exact_product(self, vector: torch.Tensor, damping: float) -> torch.Tensor:
+        """
+        Multiply in float64.
+
+        :param vector: shape (n,)
+        :param damping: lambda
+        :return: (F + lambda I) v
+        """
+        return self.evaluated.problem.linearised.damped_product(vector.double(), damping)
+
+    def gain(self, x: torch.Tensor, damping: float) -> float:
+        """
+        Evaluate the quadratic model in float64.
+
+        :param x: a solution, shape (n,)
+        :param damping: lambda
+        :return: gᵀx - xᵀ(F + lambda I)x/2
+        """
+        return float(self.g.dot(x.double()) - 0.5 * x.double().dot(self.exact_product(x, damping)))
+
+    def judge(self, step: torch.Tensor) -> Evaluation:
+        """
+        Evaluate a step in float64, on the parameters as deployed.
+
+        :param step: of the parameters, shape (n,)
+        :return: KL and improvement
+        """
+        problem = self.evaluated.problem
+        deployed = as_deployed(flatten(problem.theta).double() + step, problem.parameters)
+        return self.surrogate.evaluate(tuple(part.double() for part in deployed))
+
+    def _factors(self) -> KroneckerPreconditioner:
+        surrogate, generator = self.surrogate, score_generator(0, 0)
+        arguments = (surrogate.distribution, surrogate.mean, surrogate.kl_scale, generator)
+        return policy_preconditioner(self.evaluated.function, *arguments)
+
+
+def policy_step(model: TRPO) -> PolicyStep:
+    """
+    Do what ``TRPO.train`` does before it solves.
+
+    :param model: with a full buffer, from ``collect``
+    :return: the policy step
+    """
+    batch = read_batch(model.rollout_buffer, model._recorder)
+    evaluated = evaluate_batch(model.policy, batch, model._kl_scale(), model.fisher_chunk_size)
+    settings, raw = policy_settings(model, evaluated), evaluated.problem.surrogate
+    advantages = prepare_advantages(raw.advantages, raw.mean, settings.normalize_advantage)
+    surrogate = replace(raw, advantages=advantages.values)
+    return PolicyStep(evaluated, settings, surrogate, evaluated.problem.linearised.gradient(surrogate.slopes).double())
