@@ -18,21 +18,22 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from benchmarks import measure, memory, page, products
-from benchmarks.bars import verdicts
-from benchmarks.cells import AS_SHIPPED, EQUAL_WORK, SHAPES, Cell, trained_task
+from benchmarks.bars import ON_TRAINED, Verdict, verdicts
+from benchmarks.cells import AS_SHIPPED, EQUAL_WORK, SHAPES, Cell
 from benchmarks.peers import PEERS
 from benchmarks.sb3_sides import ContribSide, OurSide
 from benchmarks.watch import DifferentWork
 from evidence.provenance import REPO
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 CSV, PAGE = REPO / "results" / "benchmark_update.csv", REPO / "docs" / "benchmarks.md"
 UPDATE, PRODUCTS, MEMORY = "update", "products", "memory"
@@ -53,7 +54,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", nargs="+", type=int, default=[2048], metavar="N")
     parser.add_argument("--cg-steps", nargs="+", type=int, default=[25], metavar="K")
     parser.add_argument("--mode", nargs="+", choices=[EQUAL_WORK, AS_SHIPPED], default=[EQUAL_WORK])
-    parser.add_argument("--trained", default="", metavar="FOLDER", help="policy and task of a run folder of the Zoo")
     parser.add_argument("--critic-epochs", type=int, default=20, metavar="K", help="at least 1 (default: %(default)s)")
     parser.add_argument("--repetitions", type=int, default=11, metavar="K", help="(default: %(default)s)")
     parser.add_argument("--precisions", nargs="+", default=["float64", "mixed", "float32"])
@@ -96,7 +96,6 @@ def measure_cell(cell: Cell, args: argparse.Namespace, say: Callable[[str], None
     steps = measure.first_steps(batch, cell, sides)
     if UPDATE in args.parts:
         rows += measure.update_rows(measure.alternate(sides, args.repetitions), steps)
-        rows += measure.gain_rows(cell, sides, args.repetitions, say)
     contrib, exact = sides[0], next((side for side in sides if side.name.startswith("ours")), None)
     if PRODUCTS in args.parts and isinstance(contrib, ContribSide) and isinstance(exact, OurSide):
         rows += products.product_rows(contrib, exact, batch, args.repetitions, say)
@@ -107,20 +106,41 @@ def measure_cell(cell: Cell, args: argparse.Namespace, say: Callable[[str], None
 
 def show(rows: list[dict[str, str]], console: Console) -> None:
     """
-    Print a cell.
+    Print a cell, a table a part; the CSV has more columns.
 
     :param rows: its rows
     :param console: where
     """
     first = rows[0]
     title = ", ".join(f"{name} {first[name]}" for name in page.CELL)
-    shown = Table(title=f"{title}, torch {first['torch']}, 1 thread")
-    for column in ("part", "side", "median", "quartiles", "ratio to sb3-contrib", *page.CHECKS):
-        shown.add_column(column, justify="left" if column in ("part", "side") else "right")
-    for row in rows:
-        checks = (row[key] for key in page.CHECKS)
-        quartiles = f"{row['low']} - {row['high']}"
-        shown.add_row(row["part"], row["side"], f"{row['value']} {row['unit']}", quartiles, page.ratio_text(row), *checks)
+    console.print(f"\n{title}, torch {first['torch']}, 1 thread", markup=False)
+    for part, some in groupby(rows, key=lambda row: row["part"]):
+        shown = Table(title=part, title_justify="left")
+        shown.add_column("side", overflow="fold")
+        shown.add_column("median", justify="right", overflow="fold")
+        shown.add_column("ratio to sb3-contrib", justify="right", overflow="fold")
+        for row in some:
+            # As Text: "[0.3, 0.4]" is no markup.
+            cells = (row["side"], f"{row['value']} {row['unit']}", page.ratio_text(row))
+            shown.add_row(*map(Text, cells))
+        console.print(shown)
+
+
+def show_bars(found: list[Verdict], console: Console) -> None:
+    """
+    Print what became of the bars.
+
+    :param found: the verdicts
+    :param console: where
+    """
+    shown = Table(title=f"ratios (trained policies: results/{ON_TRAINED.name})", title_justify="left", show_lines=True)
+    for column in ("of", "at most", "lowest", "highest", "where highest", "verdict"):
+        # The numbers keep their width; what is said folds.
+        shown.add_column(column, overflow="fold", no_wrap=column in ("lowest", "highest"))
+    for each in found:
+        best, worst = (f"{ratio.ratio:.2f}" if ratio else "-" for ratio in (each.best, each.worst))
+        where = each.worst.where if each.worst else "-"
+        shown.add_row(*map(Text, (each.bar.text, f"{each.bar.limit:g}", best, worst, where, each.text)))
     console.print(shown)
 
 
@@ -146,9 +166,8 @@ def run(args: argparse.Namespace, argv: list[str], console: Console) -> None:
     command = shlex.join(["python", "scripts/benchmark_update.py", *argv])
     console.print(f"allocator {args.allocator}: {page.ALLOCATOR_TEXT[args.allocator]}", markup=False)
     measured: list[dict[str, str]] = []
-    shapes = [trained_task(args.trained).partition("-")[0].lower()] if args.trained else args.shape
-    for shape, samples, cg_steps, mode in product(shapes, args.samples, args.cg_steps, args.mode):
-        cell = Cell(shape, samples, cg_steps, mode, args.critic_epochs, args.trained)
+    for shape, samples, cg_steps, mode in product(args.shape, args.samples, args.cg_steps, args.mode):
+        cell = Cell(shape, samples, cg_steps, mode, args.critic_epochs)
         rows = measure_cell(cell, args, lambda line: console.print(line, markup=False))
         cells = page.as_cells(rows, cell, args.allocator, page.origin(command))
         show(cells, console)
@@ -156,7 +175,7 @@ def run(args: argparse.Namespace, argv: list[str], console: Console) -> None:
         # After each cell: a run that is stopped has not been for nothing.
         for path in [*([args.csv] if args.csv else []), *([CSV] if args.write else [])]:
             page.write_csv(path, page.merge(page.read(path), cells))
-    console.print(page.bars_table(verdicts(measured)), markup=False, soft_wrap=True)
+    show_bars(verdicts(measured), console)
     if args.write:
         write_page(PAGE, CSV)
 

@@ -26,14 +26,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from collect_batches import FOLDER, STAGES, STEPS, Checkpoint
 from evidence.provenance import REPO, provenance
 from evidence.store import write_whole
 from precision_tables import RE_ORTHOGONALISED, REFERENCE, SOLVERS, TIMINGS, VALUES, Row
-from real_batches import PolicyStep, collect, kept_policy, policy_step
+from real_batches import PolicyStep, batch_of
 from report_precision import report
 from rich.console import Console
 
@@ -135,20 +134,6 @@ def measure(step: PolicyStep, zoo_damping: float) -> Iterator[Row]:
                 row: Row = {"damping": damping, "less_damping": less, "iterations": iterations}
                 row |= {"precision": precision, "recurrence": recurrence}
                 yield {**row, **judge(step, found, scale, best, damping)}
-
-
-def batch_of(checkpoint: Checkpoint, sigma: float | None, seed: int) -> tuple[PolicyStep, Any]:
-    """
-    Collect a batch.
-
-    :param checkpoint: the policy
-    :param sigma: its standard deviation if changed
-    :param seed: of environments and actions
-    :return: its policy step, and the model
-    """
-    model = kept_policy(checkpoint, seed, sigma)
-    collect(model, seed)
-    return policy_step(model), model
 
 
 def measure_all(args: argparse.Namespace, console: Console) -> list[Row]:

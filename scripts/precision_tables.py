@@ -23,7 +23,7 @@ COUNTS, STEP_TIMINGS = "precision_preconditioners.csv", "precision_step_timings.
 RE_ORTHOGONALISED, PRECISIONS = "re-orthogonalised", ("float64", "mixed", "float32")
 SOLVERS: list[Solver] = [(precision, recurrence) for recurrence in (RE_ORTHOGONALISED, "plain") for precision in PRECISIONS]
 REFERENCE, CANDIDATE = SOLVERS[0], SOLVERS[1]
-NUMBERS = ("gain_lost", "residual", "cosine", "kl_share", "last_iteration_added", "median_ms", "std", "ratio")
+NUMBERS = ("gain_lost", "residual", "cosine", "kl_share", "last_iteration_added", "median_ms", "std", "ratio", "gain_share")
 
 
 def read(path: Path) -> list[Row]:
@@ -169,6 +169,13 @@ def count_table(rows: list[Row]) -> str:
     return tables.table(["policy", "as good as", *(f"damping / {less}" for less in dampings)], cells)
 
 
+def _step_time(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    gain = f", gain {row['gain_share']:.0%}" if row.get("gain_share") is not None else ""
+    return f"{row['median_ms']:.0f} ms, {row['iterations']} ({row['ratio']:.2f}){gain}"
+
+
 def step_time_table(rows: list[Row]) -> str:
     """
     Give the time of a policy step to a gain.
@@ -180,6 +187,5 @@ def step_time_table(rows: list[Row]) -> str:
     cells = []
     for group in dict.fromkeys((row["task"], row["policy"], row["target"]) for row in rows):
         some = {row["model"]: row for row in rows if (row["task"], row["policy"], row["target"]) == group}
-        texts = [f"{r['median_ms']:.0f} ms, {r['iterations']} ({r['ratio']:.2f})" for r in (some[name] for name in models)]
-        cells.append([f"{group[0]} {group[1]}", group[2], *texts])
+        cells.append([f"{group[0]} {group[1]}", group[2], *(_step_time(some.get(name)) for name in models)])
     return tables.table(["policy", "as good as", *models], cells)

@@ -7,17 +7,21 @@ All that the measurements know about the inside of ``TRPO.train`` is in this fil
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from collect_batches import Checkpoint
+from sb3_contrib.common.utils import conjugate_gradient_solver
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+import sb3_trpo_ext.sb3.settings as library_settings
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.core.cg import CGResult, CGSettings
 from sb3_trpo_ext.core.damping import DampingState
@@ -78,18 +82,22 @@ class PolicyStep:
     :param settings: how to step
     :param surrogate: objective, with the advantages as used
     :param g: its gradient, shape (n,), float64
+    :param draw: seed and number of updates of the model, which decide what scores K-FAC samples
+    :param unit: the KL's unit over sb3-contrib's, from ``contrib_unit``
     """
 
     evaluated: Evaluated
     settings: PolicySettings
     surrogate: Surrogate
     g: torch.Tensor
+    draw: tuple[int | None, int]
+    unit: float
 
     def solve(
         self, precision: str, keep: int, iterations: int, damping: float, preconditioner: str = "none"
     ) -> tuple[CGResult, StepScale | None]:
         """
-        Solve for the search direction: operators, preconditioner, iterations and verification.
+        Solve for the search direction: operators, preconditioner, iterations and verification. No early stop.
 
         :param precision: "float64", "mixed" or "float32"
         :param keep: residuals that CG orthogonalises against; 0: plain
@@ -106,6 +114,22 @@ class PolicyStep:
         solve = find_direction(fisher_operators(problem, settings), settings, fixed, self.g)
         scale = None if solve.direction is None or solve.direction.fallback else solve.direction.scale
         return solve.result, scale
+
+    def contrib_solution(self, iterations: int, damping: float) -> torch.Tensor:
+        """
+        Solve as sb3-contrib does: its own solver, from its (here seeded) noise, float32 gradient and products, in its unit.
+
+        :param iterations: of CG, at most
+        :param damping: lambda
+        :return: its solution, shape (n,), float32
+        """
+        operators = fisher_operators(self.evaluated.problem, replace(self.settings, cg_precision="float32"))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            solution: torch.Tensor = conjugate_gradient_solver(
+                lambda vector: operators.fast.damped_product(vector, damping) / self.unit, self.g.float(), max_iter=iterations
+            )
+        return solution / self.unit
 
     def exact_product(self, vector: torch.Tensor, damping: float) -> torch.Tensor:
         """
@@ -139,9 +163,20 @@ class PolicyStep:
         return self.surrogate.evaluate(tuple(part.double() for part in deployed))
 
     def _factors(self) -> KroneckerPreconditioner:
-        surrogate, generator = self.surrogate, score_generator(0, 0)
+        surrogate, generator = self.surrogate, score_generator(*self.draw)
         arguments = (surrogate.distribution, surrogate.mean, surrogate.kl_scale, generator)
         return policy_preconditioner(self.evaluated.function, *arguments)
+
+
+def contrib_unit(model: TRPO) -> float:
+    """
+    Compare the unit of the KL, and so of delta and lambda, with sb3-contrib's.
+
+    :param model: ours
+    :return: 1, or the number of action dimensions that sb3-contrib averages over and the model sums
+    """
+    shape = model.action_space.shape
+    return float(shape[0]) if model.kl_unit == "joint" and shape else 1.0
 
 
 def policy_step(model: TRPO) -> PolicyStep:
@@ -156,4 +191,28 @@ def policy_step(model: TRPO) -> PolicyStep:
     settings, raw = policy_settings(model, evaluated), evaluated.problem.surrogate
     advantages = prepare_advantages(raw.advantages, raw.mean, settings.normalize_advantage)
     surrogate = replace(raw, advantages=advantages.values)
-    return PolicyStep(evaluated, settings, surrogate, evaluated.problem.linearised.gradient(surrogate.slopes).double())
+    g = evaluated.problem.linearised.gradient(surrogate.slopes).double()
+    return PolicyStep(evaluated, settings, surrogate, g, (model.seed, model._n_updates), contrib_unit(model))
+
+
+def batch_of(checkpoint: Checkpoint, sigma: float | None, seed: int) -> tuple[PolicyStep, Any]:
+    """
+    Collect a batch.
+
+    :param checkpoint: the policy
+    :param sigma: its standard deviation if changed
+    :param seed: of environments and actions
+    :return: its policy step, and the model
+    """
+    model = kept_policy(checkpoint, seed, sigma)
+    collect(model, seed)
+    return policy_step(model), model
+
+
+def without_early_stop() -> AbstractContextManager[Any]:
+    """
+    Let ``TRPO.train`` do all of ``cg_max_steps``: a preconditioned solve does not stop once its model has settled.
+
+    :return: within it, the share by which the model must fall is 0
+    """
+    return mock.patch.object(library_settings, "SETTLED_PROGRESS", 0.0)

@@ -199,7 +199,9 @@ class LinearisedMLP:
         self.theta = theta
         self.output = values.pop()
         widest = max(value.shape[1] for value in (*values[1:], self.output))
-        size = min(len(inputs), max(1, BLOCK_BYTES // (widest * inputs.element_size())))
+        # An accelerator is the faster the more samples it gets at once.
+        fitting = BLOCK_BYTES // (widest * inputs.element_size()) if inputs.device.type == "cpu" else len(inputs)
+        size = min(len(inputs), max(1, fitting))
         n_free = 0 if actor.free is None else len(theta[actor.free])
         widths = [*(value.shape[1] for value in values[1:]), self.output.shape[1] + n_free]
         buffers = [inputs.new_empty((size, width)) for width in widths]

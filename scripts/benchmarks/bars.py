@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from evidence.provenance import REPO
+from precision_tables import STEP_TIMINGS, read
+
 from benchmarks.cells import AS_SHIPPED, EQUAL_WORK
-from benchmarks.measure import CRITIC, POLICY, TO_GAIN, WHOLE
+from benchmarks.measure import CRITIC, POLICY, WHOLE
 from benchmarks.peers import PEERS
+from sb3_trpo_ext import TRPO
 
 Cells = dict[str, str]
 DEFAULT = "ours, default"
+ON_TRAINED = REPO / "results" / STEP_TIMINGS
+"""What scripts/compare_preconditioners.py --timings has measured on trained policies."""
+
+PRECONDITIONED = f"kfac, {inspect.signature(TRPO).parameters['cg_precision'].default}"
 
 
 @dataclass(frozen=True)
@@ -96,12 +105,14 @@ def _of_ours(part: str, **wanted: str) -> Callable[[list[Cells]], list[Measured]
     return lambda rows: pick([row for row in rows if row["side"].startswith("ours")])
 
 
-def _trained(measured: Callable[[list[Cells]], list[Measured]]) -> Callable[[list[Cells]], list[Measured]]:
-    return lambda rows: measured([row for row in rows if row["trained"]])
+def _on_trained(_: list[Cells]) -> list[Measured]:
+    rows = read(ON_TRAINED) if ON_TRAINED.exists() else []
+    chosen = (row for row in rows if row["target"] == "25 plain" and row["model"] == PRECONDITIONED)
+    return [Measured(row["ratio"], f"{row['task']} {row['policy']}, {PRECONDITIONED}") for row in chosen]
 
 
 def _against_fastest_peer(rows: list[Cells]) -> list[Measured]:
-    same = ("shape", "trained", "samples", "allocator", "mode", "cg_steps")
+    same = ("shape", "samples", "allocator", "mode", "cg_steps")
     steps = [row for row in rows if row["part"] == POLICY and row["mode"] == EQUAL_WORK and row["cg_steps"] == "10"]
     found = []
     for row in steps:
@@ -121,7 +132,7 @@ BARS = (
     Bar(
         "policy step to the gain of 25 plain iterations, on trained policies, with preconditioner",
         0.4,
-        _trained(_of_ours(TO_GAIN, **_EQUAL_25)),
+        _on_trained,
     ),
     Bar("critic, same number of Adam steps", 0.55, _of_ours(CRITIC, mode=EQUAL_WORK)),
     Bar(

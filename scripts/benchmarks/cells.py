@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,8 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, nn
 
 EQUAL_WORK, AS_SHIPPED = "equal work", "as shipped"
@@ -51,7 +49,6 @@ class Cell:
     :param cg_steps: CG iterations
     :param mode: ``EQUAL_WORK``: early exits are off on all sides; ``AS_SHIPPED``: each side exits as it does by default
     :param critic_epochs: critic epochs, in minibatches of ``BATCH_SIZE``
-    :param trained: a run folder of the Zoo (``logs/trpo/Hopper-v5_1``): its policy, on its task; empty: a seasoned one
     """
 
     shape: str
@@ -59,7 +56,6 @@ class Cell:
     cg_steps: int
     mode: str
     critic_epochs: int
-    trained: str = ""
 
     @property
     def robot(self) -> Shape:
@@ -85,15 +81,6 @@ class Cell:
     def joint_damping(self) -> float:
         """Lambda in the unit of the peers: with both converted, first steps are the same."""
         return self.robot.actions * DAMPING
-
-    def with_steps(self, cg_steps: int) -> Cell:
-        """
-        Change the number of iterations.
-
-        :param cg_steps: CG iterations
-        :return: another cell
-        """
-        return replace(self, cg_steps=cg_steps)
 
 
 class RobotLike(gym.Env[np.ndarray, np.ndarray]):
@@ -140,38 +127,9 @@ def make_env(cell: Cell) -> VecEnv:
     Make the environments that the batch comes from.
 
     :param cell: what is measured
-    :return: the robot-like one, or the task of the trained policy with its normalisation
+    :return: robot-like ones
     """
-    if not cell.trained:
-        return DummyVecEnv([partial(RobotLike, cell.robot)] * cell.n_envs)
-    folder, task = Path(cell.trained), trained_task(cell.trained)
-    env = VecNormalize.load(str(folder / task / "vecnormalize.pkl"), DummyVecEnv([partial(gym.make, task)] * cell.n_envs))
-    env.training = False
-    return env
-
-
-def trained_task(folder: str) -> str:
-    """
-    Read the task from the name of the Zoo's run folder.
-
-    :param folder: ``.../Hopper-v5_1``
-    :return: ``Hopper-v5``
-    """
-    return Path(folder).name.rpartition("_")[0]
-
-
-def prepare(policy: ActorCriticPolicy, cell: Cell) -> None:
-    """
-    Give a fresh policy the parameters that the update begins with.
-
-    :param policy: an MlpPolicy
-    :param cell: what is measured
-    """
-    if cell.trained:
-        _, parameters, _ = load_from_zip_file(Path(cell.trained) / f"{trained_task(cell.trained)}.zip", device="cpu")
-        policy.load_state_dict(parameters["policy"])
-    else:
-        season(policy)
+    return DummyVecEnv([partial(RobotLike, cell.robot)] * cell.n_envs)
 
 
 def season(policy: ActorCriticPolicy) -> None:

@@ -17,14 +17,11 @@ from benchmarks.sb3_sides import CONTRIB, ContribSide, OurSide
 from benchmarks.watch import DifferentWork, Side, Timing, Unavailable
 
 POLICY, CRITIC, WHOLE = "policy step", "critic", "whole update"
-TO_GAIN = "policy step, to the gain of plain iterations"
 COSINE, LENGTHS, KLS = 0.9, (0.85, 1.2), (0.2, 1.0)
 """
 A side takes sb3-contrib's step: its direction, its length (one backtrack is 0.8 or 0.5; a better solve is a little longer),
 and within the trust region but not far inside.
 """
-SAME_GAIN = 0.999
-"""Share of the plain (re-orthogonalised) solve's gain that counts as all of it: float32 products round."""
 Row = dict[str, Any]
 
 
@@ -216,45 +213,3 @@ def update_rows(timings: dict[str, list[Timing]], steps: dict[str, Step]) -> lis
                 found |= vars(step)
             rows.append(found)
     return rows
-
-
-def gain_rows(cell: Cell, sides: list[Side], repetitions: int, say: Callable[[str], None]) -> list[Row]:
-    """
-    Time preconditioned solves that go as far as plain ones, and no further.
-
-    :param cell: what is measured, with equal work
-    :param sides: sb3-contrib first
-    :param repetitions: timed updates of each
-    :param say: gets a line for each solve that does not go as far
-    :return: a row for each preconditioned side
-    """
-    ours = [side for side in sides if isinstance(side, OurSide)]
-    plain = next((side for side in ours if not side.preconditioned), None)
-    found: list[Row] = []
-    if plain is None or not cell.equal_work:
-        return found
-    goal = SAME_GAIN * _model(plain)[-1]
-    for side in ours:
-        if not side.preconditioned:
-            continue
-        steps = next((k for k, value in enumerate(_model(side), start=1) if value <= goal), None)
-        if steps is None:
-            ends = _model(side)
-            share = ends[-1] / _model(plain)[-1]
-            say(f"{side.name}: ends after {len(ends)} iterations with {share:.2%} of the gain of {cell.cg_steps} plain ones")
-            continue
-        short = OurSide(cell.with_steps(steps), side.model.cg_precision, side.model.cg_preconditioner)
-        pair: list[Side] = [sides[0], short]
-        for each in pair:
-            run_once(each)
-        timings = alternate(pair, repetitions)
-        values, base = ([1e3 * timing.policy for timing in timings[each.name]] for each in (short, sides[0]))
-        found.append(row(TO_GAIN, f"{side.name}, {steps} iterations", values, base, "ms"))
-    return found
-
-
-def _model(side: OurSide) -> tuple[float, ...]:
-    """The quadratic model after each iteration; it falls."""
-    run_once(side)
-    report = side.model.last_update
-    return tuple(report.cg_model_history) if report is not None else ()

@@ -20,7 +20,7 @@ from benchmarks.peers import PEERS
 from benchmarks.sb3_sides import CONTRIB
 from sb3_trpo_ext.core import NUMERICS_VERSION
 
-CELL = ["shape", "trained", "samples", "cg_steps", "mode", "critic_epochs", "allocator"]
+CELL = ["shape", "samples", "cg_steps", "mode", "critic_epochs", "allocator"]
 VALUES = ["part", "side", "value", "unit", "low", "high", "ratio", "ratio_low", "ratio_high", "repetitions"]
 CHECKS = ["iterations", "faults", "kl", "cosine", "length"]
 ORIGIN = ["numerics_version", *provenance(), *PEERS, "command"]
@@ -58,7 +58,7 @@ def as_cells(rows: Iterable[dict[str, Any]], cell: Cell, allocator: str, source:
     :param source: from ``origin``
     :return: text
     """
-    where = {**vars(cell), "trained": Path(cell.trained).name, "allocator": allocator, **source}
+    where = {**vars(cell), "allocator": allocator, **source}
     return [{key: _text({**where, **row}.get(key)) for key in COLUMNS} for row in rows]
 
 
@@ -96,7 +96,7 @@ def merge(old: list[dict[str, str]], new: list[dict[str, str]]) -> list[dict[str
 
 def _order(row: dict[str, str]) -> tuple[Any, ...]:
     mode = (row["mode"] != EQUAL_WORK, int(row["critic_epochs"]), row["allocator"])
-    return row["shape"], row["trained"], int(row["samples"]), int(row["cg_steps"]), *mode
+    return row["shape"], int(row["samples"]), int(row["cg_steps"]), *mode
 
 
 def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
@@ -137,7 +137,7 @@ def _method() -> str:
     lines = [
         f"Shapes: {shapes}, averaged over action dimensions, as the damping of {DAMPING}; the peers, whose KL is a sum, get "
         "both times the number of actions, which is the same step. Networks: 64x64 tanh, made to look trained (means that "
-        "depend on the state, small noise), on a robot-like environment, unless a trained policy on its own task is named. "
+        "depend on the state, small noise), on a robot-like environment. "
         f"Critic: minibatches of {BATCH_SIZE}. One thread of a CPU.",
         "All sides get the same observations, actions, log-probabilities, advantages, returns and networks, bit for bit. They "
         "take turns in one process and begin each repetition from the same state. *Ratio*: median over repetitions of the "
@@ -148,8 +148,8 @@ def _method() -> str:
         "takes full-batch steps only and is left out.",
         "*Iterations*: of CG, where a side says. *Faults*: page faults of a policy step. "
         "*KL*: of the first step, as a share of delta; *cosine*, *length*: of it, "
-        "against sb3-contrib's. Bars against the fastest peer compare two ratios to sb3-contrib; the gain of plain iterations "
-        "is that of our own, re-orthogonalised ones.",
+        "against sb3-contrib's. Bars against the fastest peer compare two ratios to sb3-contrib. The bar on trained policies "
+        "is read from `results/precision_step_timings.csv` (`python scripts/compare_preconditioners.py --timings`).",
     ]
     return "\n\n".join(lines)
 
@@ -172,8 +172,7 @@ def bars_table(found: list[Verdict]) -> str:
 
 def _section(rows: list[dict[str, str]]) -> str:
     first = rows[0]
-    policy = f", trained policy {first['trained']}" if first["trained"] else ""
-    title = f"## {first['shape']}{policy}, N = {int(first['samples']):,}, {first['cg_steps']} CG iterations, {first['mode']}"
+    title = f"## {first['shape']}, N = {int(first['samples']):,}, {first['cg_steps']} CG iterations, {first['mode']}"
     allocator = (
         f"Allocator {first['allocator']}: {ALLOCATOR_TEXT[first['allocator']]}. {first['critic_epochs']} critic epochs."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -19,8 +19,9 @@ from stable_baselines3.common.logger import configure
 from torch import Tensor
 
 import sb3_trpo_ext
+import sb3_trpo_ext.sb3.settings as our_settings
 import sb3_trpo_ext.sb3.trpo as our_trpo
-from benchmarks.cells import BATCH_SIZE, DAMPING, Batch, Cell, layers, make_env, prepare
+from benchmarks.cells import BATCH_SIZE, DAMPING, Batch, Cell, layers, make_env, season
 from benchmarks.watch import DifferentWork, Timing, Unavailable, Watch
 
 CONTRIB, OURS = "sb3-contrib", "ours"
@@ -61,7 +62,7 @@ class _SB3Side:
             warnings.simplefilter("ignore")
             self.model = cls("MlpPolicy", env, **_settings(cell), **settings)
         self.model.set_logger(configure(None, []))
-        prepare(self.model.policy, cell)
+        season(self.model.policy)
         _, callback = self.model._setup_learn(10**9)
         torch.manual_seed(0)
         self.model.collect_rollouts(env, callback, self.model.rollout_buffer, self.model.n_steps)
@@ -166,7 +167,12 @@ class OurSide(_SB3Side):
         self.model._adapted_damping = self._damping
 
     def _observed(self) -> AbstractContextManager[Any]:
-        return mock.patch.object(our_trpo, "update_policy", self._marked)
+        observed = ExitStack()
+        observed.enter_context(mock.patch.object(our_trpo, "update_policy", self._marked))
+        if self.cell.equal_work:
+            # A preconditioned solve stops once its model has settled: an early exit too.
+            observed.enter_context(mock.patch.object(our_settings, "SETTLED_PROGRESS", 0.0))
+        return observed
 
     def _marked(self, *arguments: Any, **keywords: Any) -> Any:
         result = _UPDATE_POLICY(*arguments, **keywords)

@@ -14,6 +14,7 @@ from benchmarks.cells import AS_SHIPPED, EQUAL_WORK, Cell, joint_kl, overwrite
 from benchmarks.peers import PEERS, make_peer
 from benchmarks.sb3_sides import CONTRIB, ContribSide, OurSide
 from benchmarks.watch import DifferentWork, Side, Timing, Unavailable
+from rich.console import Console
 
 CELL = Cell("halfcheetah", 256, 5, EQUAL_WORK, 1)
 ARGUMENTS = ["--samples", "256", "--cg-steps", "5", "--critic-epochs", "1", "--repetitions", "1", "--precisions", "mixed"]
@@ -138,7 +139,6 @@ def test_a_run_writes_every_row_and_the_page(tmp_path: Path, monkeypatch: pytest
 def made_up(part: str, side: str, ratio: float, **cell: str) -> dict[str, str]:
     where = {
         "shape": "humanoid",
-        "trained": "",
         "samples": "16384",
         "cg_steps": "25",
         "mode": EQUAL_WORK,
@@ -151,6 +151,14 @@ def verdict_of(rows: list[dict[str, str]], start: str) -> bars.Verdict:
     return next(each for each in bars.verdicts(rows) if each.bar.text.startswith(start))
 
 
+@pytest.fixture(autouse=True)
+def on_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What was measured on trained policies: nothing yet."""
+    path = tmp_path / "precision_step_timings.csv"
+    monkeypatch.setattr(bars, "ON_TRAINED", path)
+    return path
+
+
 def test_bars_say_what_was_reached() -> None:
     rows = [made_up(measure.POLICY, "ours, mixed", 0.3), made_up(measure.POLICY, "ours, mixed", 0.5, shape="halfcheetah")]
     assert verdict_of(rows, "Humanoid").text == "reached"
@@ -158,6 +166,51 @@ def test_bars_say_what_was_reached() -> None:
     assert verdict_of(rows[1:], "policy step, 25 CG iterations, mixed").text == "missed"
     assert {each.text for each in bars.verdicts([])} == {"not measured"}
     assert "not measured" in page.bars_table(bars.verdicts([]))
+
+
+def test_the_bar_on_trained_policies_is_read_from_their_own_table(on_trained: Path) -> None:
+    start, kfac = "policy step to the gain of 25 plain iterations", f'"{bars.PRECONDITIONED}"'
+    lines = ["task,policy,target,model,iterations,ratio"]
+    lines += [f"Hopper-v5,{policy},25 plain,{kfac},4,{r}" for policy, r in (("early", 0.5), ("late", 0.3))]
+    lines += [f"Hopper-v5,late,as shipped,{kfac},9,0.9", "Hopper-v5,late,25 plain,sb3-contrib,25,1"]
+    assert verdict_of([], start).text == "not measured"
+    on_trained.write_text("\n".join(lines) + "\n")
+    found = verdict_of([], start)
+    assert found.best is not None
+    assert found.worst is not None
+    assert (found.best.ratio, found.worst.ratio, found.text) == (0.3, 0.5, "reached in part")
+    assert found.worst.where.startswith("Hopper-v5 early")
+
+
+def test_tables_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(width=80, highlight=False)
+    values = {
+        "value": "123.4",
+        "unit": "ms",
+        "ratio_low": "0.31",
+        "ratio_high": "0.34",
+        "torch": "2.13.0+cpu",
+        "critic_epochs": "20",
+    }
+    sides = ("ours, mixed", "ours, float32, one linearisation and one backward pass of it")
+    rows = [{**made_up(part, side, 0.3), **values} for part in (measure.POLICY, "Fisher product") for side in sides]
+    benchmark_update.show(rows, console)
+    benchmark_update.show_bars(bars.verdicts(rows), console)
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for said in (measure.POLICY, "Fisher product", "0.30 [0.31, 0.34]", "123.4 ms", "not measured", "reached"):
+        assert said in text
+
+
+def test_preconditioned_sides_do_not_stop_early_where_work_is_equal() -> None:
+    iterations = {}
+    for mode in (EQUAL_WORK, AS_SHIPPED):
+        side = OurSide(replace(CELL, cg_steps=15, mode=mode), "mixed", "kfac")
+        measure.run_once(side)
+        iterations[mode] = side.iterations
+    assert iterations[EQUAL_WORK] == 15
+    assert iterations[AS_SHIPPED] < 15
 
 
 def test_the_fastest_peer_is_of_the_same_cell() -> None:
@@ -185,26 +238,6 @@ def test_memory_that_could_not_be_measured_is_said(monkeypatch: pytest.MonkeyPat
     lines: list[str] = []
     assert memory.memory_rows([CONTRIB], CELL, 1, lines.append) == []
     assert "not measured" in lines[0]
-
-
-class Known(OurSide):
-    """Ours, whose quadratic model is known beforehand."""
-
-    def __init__(self, model_values: tuple[float, ...], preconditioned: bool):
-        super().__init__(CELL, "mixed", "none")
-        self.values, self.preconditioned = model_values, preconditioned
-
-
-@pytest.mark.parametrize(("gains", "steps"), [((-2.0, -4.0, -5.0), 2), ((-1.0, -2.0, -3.0), None)])
-def test_a_preconditioned_solve_goes_as_far_as_a_plain_one(
-    contrib: ContribSide, monkeypatch: pytest.MonkeyPatch, gains: tuple[float, ...], steps: int | None
-) -> None:
-    monkeypatch.setattr(measure, "_model", lambda side: side.values)
-    lines: list[str] = []
-    sides = [contrib, Known((-1.0, -3.0, -4.0), False), Known(gains, True)]
-    rows = measure.gain_rows(CELL, sides, 1, lines.append)
-    assert [row["side"] for row in rows] == ([] if steps is None else [f"ours, mixed, {steps} iterations"])
-    assert len(lines) == (steps is None)
 
 
 def test_what_this_version_refuses_is_said() -> None:

@@ -16,7 +16,7 @@ import torch
 from collect_batches import Checkpoint
 from evidence.runs import Run
 from precision_tables import CANDIDATE, COUNTS, REFERENCE, SOLVERS, STEP_TIMINGS, TIMINGS, VALUES
-from real_batches import collect, kept_policy, policy_step
+from real_batches import batch_of, collect, kept_policy, policy_step
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -120,7 +120,7 @@ def test_times_and_preconditioners_join_the_page(folder: Path, tmp_path: Path) -
     assert len(read(tmp_path / "results" / TIMINGS)) == 2 * len(SOLVERS)
     assert measure(compare_preconditioners, folder, tmp_path) == 0
     counts = read(tmp_path / "results" / COUNTS)
-    assert len(counts) == 3 * 3 * 3
+    assert len(counts) == 3 * 3 * 4
     assert all(1 <= int(row["none_iterations"]) <= 26 for row in counts)
     assert measure(compare_precision, folder, tmp_path, "--report") == 0
     page = (tmp_path / "docs" / "precision.md").read_text()
@@ -131,9 +131,24 @@ def test_times_and_preconditioners_join_the_page(folder: Path, tmp_path: Path) -
 def test_policy_steps_are_timed_against_sb3_contrib(folder: Path, tmp_path: Path) -> None:
     assert measure(compare_preconditioners, folder, tmp_path, "--timings", "--repetitions", "2", "--precision", "float64") == 0
     rows = read(tmp_path / "results" / STEP_TIMINGS)
-    assert len(rows) == 2 * 3 * 3  # policies, targets, models
+    assert len(rows) == 2 * (4 * 3 + 2)  # policies, targets of three models each, and two as shipped
     assert all(float(row["ratio"]) == 1.0 and row["iterations"] == "25" for row in rows if row["model"] == "sb3-contrib")
-    assert all(int(row["iterations"]) <= 26 for row in rows if row["model"] == "none, float64")
+    assert all(int(row["iterations"]) <= 26 for row in rows if row["model"] == "none, float64" and row["target"] == "25 plain")
+    ours = [row for row in rows if row["model"] != "sb3-contrib"]
+    assert all(float(row["gain_share"]) > 0.9999 for row in ours if row["target"] in ("25 plain", "25 re-orthogonalised"))
+    shipped = [row for row in ours if row["target"] == "as shipped"]
+    assert [row["model"] for row in shipped] == ["kfac, float64"] * 2
+    assert all(int(row["iterations"]) <= 25 and float(row["gain_share"]) > 0.5 for row in shipped)
+
+
+def test_the_solver_of_sb3_contrib_is_run_on_the_same_system(folder: Path) -> None:
+    step, model = batch_of(Checkpoint(folder, "Pendulum-v1", "late"), None, seed=1)
+    damping = float(model.cg_damping)
+    solution = step.contrib_solution(5, damping)
+    assert solution.dtype == torch.float32
+    assert torch.equal(solution, step.contrib_solution(5, damping))
+    found, _ = step.solve("float32", 0, 5, damping)
+    assert step.gain(solution, damping) == pytest.approx(step.gain(found.solution, damping), rel=1e-2)
 
 
 def planted(**changes: Any) -> list[dict[str, Any]]:

@@ -137,7 +137,6 @@ def test_a_damping_that_is_none_is_refused(damping: str) -> None:
         compare_with_contrib.read_case(f"CartPole-v1@{damping}")
 
 
-
 @pytest.mark.parametrize(
     ("ours", "reason"),
     [
