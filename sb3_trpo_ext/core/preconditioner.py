@@ -167,7 +167,10 @@ def _decomposed(layer: LayerFactors) -> Block:
     # Asked first: LAPACK raises on what is not finite.
     if not bool(torch.isfinite(layer.inputs).all() & torch.isfinite(layer.outputs).all()):
         return Block(layer, BlockStatus.NON_FINITE, None)
-    inputs, outputs = _eigen(layer.inputs), _eigen(layer.outputs)
+    try:
+        inputs, outputs = _eigen(layer.inputs), _eigen(layer.outputs)
+    except torch.linalg.LinAlgError:
+        return Block(layer, BlockStatus.NOT_DECOMPOSED, None)
     if inputs is None or outputs is None:
         return Block(layer, BlockStatus.NOT_POSITIVE, None)
     return Block(layer, BlockStatus.FACTORED, (inputs, outputs))

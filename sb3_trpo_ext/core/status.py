@@ -64,6 +64,7 @@ class BlockStatus(AdvisedStatus):
 
     FACTORED = "factored", "Preconditioned by its Kronecker factors."
     NON_FINITE = "non_finite", "A factor is not finite, so the layer is not preconditioned: look for exploding activations."
+    NOT_DECOMPOSED = "not_decomposed", "The eigenvalues of a factor did not converge, so the layer is not preconditioned."
     NOT_POSITIVE = (
         "not_positive",
         "A factor is not positive, so the layer is not preconditioned: its inputs or gradients vanish.",

@@ -28,6 +28,9 @@ from sb3_trpo_ext.core.status import CGStatus, OnPolicyStatus, UpdateStatus
 from sb3_trpo_ext.core.step_scale import StepScale, step_scale
 
 PRODUCT_DTYPE = {"float64": torch.float64, "mixed": torch.float32, "float32": torch.float32}
+LEAST_COVERED = 0.5
+"""A preconditioner is used if it knows at least this share of the parameters: about the others it only guesses."""
+
 RECURRENCE_DTYPE = {"float64": torch.float64, "mixed": torch.float64, "float32": torch.float32}
 
 
@@ -131,7 +134,8 @@ class Solve:
     :param retries: how many solves were tried before it
     :param direction: None if nothing usable came out
     :param products: Fisher products spent
-    :param preconditioner: what the last one was preconditioned with; None: nothing
+    :param preconditioner: what was made for them; None: nothing
+    :param dropped: why the last one was solved without it; None: it was not
     """
 
     result: CGResult
@@ -140,6 +144,7 @@ class Solve:
     direction: Direction | None
     products: int
     preconditioner: KroneckerPreconditioner | None = None
+    dropped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -240,30 +245,50 @@ def find_direction(operators: Operators, settings: PolicySettings, damping: Damp
     :param g: gradient of the surrogate, shape (n,)
     :return: the last solve and the direction, if there is one
     """
-    before = operators.spent
-    dampings = retry_dampings(damping)
-    for retries, value in enumerate(dampings):
-        result = _solve(operators, settings, value, g)
-        if result.status is CGStatus.BAD_PRECONDITIONER:
-            operators = replace(operators, preconditioner=None)
-            result = _solve(operators, settings, value, g)
+    before, dampings = operators.spent, retry_dampings(damping)
+    preconditioner = operators.preconditioner
+    dropped: str | None = None
+    if preconditioner is not None and preconditioner.covered < LEAST_COVERED:
+        dropped = f"only {preconditioner.covered:.0%} of the parameters have Kronecker factors"
+        preconditioner = None
+    for value in dampings:
+        result = _solve(operators, preconditioner, settings, value, g)
+        if preconditioner is not None and result.status.failed:
+            # More damping would not mend what the preconditioner may have broken.
+            preconditioner, dropped = None, result.status.advice
+            result = _solve(operators, None, settings, value, g)
         scale = None if result.status.failed else _scale(result.solution, result.damped_product, g, value, settings)
         found = None if scale is None else Direction(result.solution.to(g.dtype), scale, fallback=False)
         if found is not None or result.status is CGStatus.ZERO_GRADIENT:
-            return Solve(result, value, retries, found, operators.spent - before, operators.preconditioner)
-    fallback = _scale(g, operators.exact.damped_product(g, value), g, value, settings)
-    found = None if fallback is None else Direction(g, fallback, fallback=True)
-    return Solve(result, value, len(dampings) - 1, found, operators.spent - before, operators.preconditioner)
+            break
+    else:
+        scale = _scale(g, operators.exact.damped_product(g, value), g, value, settings)
+        found = None if scale is None else Direction(g, scale, fallback=True)
+    return Solve(
+        result=result,
+        damping=value,
+        retries=dampings.index(value),
+        direction=found,
+        products=operators.spent - before,
+        preconditioner=operators.preconditioner,
+        dropped=dropped,
+    )
 
 
-def _solve(operators: Operators, settings: PolicySettings, damping: float, g: Tensor) -> CGResult:
+def _solve(
+    operators: Operators, preconditioner: KroneckerPreconditioner | None, settings: PolicySettings, damping: float, g: Tensor
+) -> CGResult:
     rhs = g.to(RECURRENCE_DTYPE[settings.cg_precision])
+    how = replace(settings.cg, product_eps=torch.finfo(operators.fast.dtype).eps)
+    if preconditioner is None:
+        # Plain CG comes slowly to where it goes: that it stands still for a while means nothing.
+        how = replace(how, progress=0.0)
     return conjugate_gradient(
         partial(operators.fast.damped_product, damping=damping),
         rhs,
-        replace(settings.cg, product_eps=torch.finfo(operators.fast.dtype).eps),
+        how,
         partial(operators.exact.damped_product, damping=damping),
-        None if operators.preconditioner is None else operators.preconditioner.inverse(damping, rhs),
+        None if preconditioner is None else preconditioner.inverse(damping, rhs),
     )
 
 

@@ -1,7 +1,7 @@
 """
 One epoch of least squares for a value function that is a stack of layers: losses and gradients in closed form.
 
-    L = mean_i (v_i - R_i)²,   dL/dv_i = 2 (v_i - R_i) / n,   then backpropagation through the layers of ``core.mlp``
+    L = mean_i (v_i - R_i)²,   dL/dv_i = 2 (v_i - R_i) / n,   then backpropagation through the layers
 
 A minibatch is small, so that what autograd adds, a graph and a new tensor for each result, takes as long as the arithmetic.
 Here every minibatch of every epoch runs through the same buffers, and samples are gathered once an epoch.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sb3_trpo_ext.core.flat import Parameters
-from sb3_trpo_ext.core.mlp import Layer
+from sb3_trpo_ext.core.layers import Layer
 from sb3_trpo_ext.core.reduce import chunked
 
 

@@ -10,20 +10,18 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import nn
 
 from sb3_trpo_ext.core.ladder import PROBE_SAMPLES
-from sb3_trpo_ext.core.mlp import Layer, MLPActor, read_layers, runs_as_written
+from sb3_trpo_ext.core.layers import Layer, runs_as_written
+from sb3_trpo_ext.core.mlp import MLPActor
 from sb3_trpo_ext.core.value_regression import ValueRegression
 from sb3_trpo_ext.sb3.adapter import map_tensors
 from sb3_trpo_ext.sb3.rollout import RolloutBatch
-from sb3_trpo_ext.sb3.stacks import AGREEMENT, fixed_features, sb3_wrote
+from sb3_trpo_ext.sb3.stacks import CRITIC_METHODS, agree, fixed_features, read_stack
 
 FIXED_MODULES = (FlattenExtractor, CombinedExtractor, nn.Flatten, nn.ModuleDict)
 """They do the same in training and in eval mode, each time: a user's extractor without parameters may hold dropout."""
 
 KNOWN_OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop)
 """They read gradients within ``step`` only: another one may keep them, and closed-form gradients are overwritten."""
-
-FEATURES_LIMIT = 2**28
-"""Bytes that the batch's features and their copy in an epoch's order may take: flattened images are made by the minibatch."""
 
 
 def value_regression(
@@ -45,8 +43,6 @@ def value_regression(
     # A custom buffer makes its own minibatches.
     if layers is None or not fixed or batch.n_steps is None or type(policy.optimizer) not in KNOWN_OPTIMIZERS:
         return None
-    if 2 * len(batch) * extractor.features_dim * parameters[0].element_size() > FEATURES_LIMIT:
-        return None
     features = fixed_features(policy, extractor, batch.observations)
     if features is None or {tensor.dtype for tensor in (*parameters, batch.returns)} != {features.dtype}:
         return None
@@ -54,22 +50,18 @@ def value_regression(
     read = MLPActor(layers, None, features.__getitem__)(tuple(p.detach() for p in parameters), rows)
     with torch.no_grad():
         told = policy.predict_values(map_tensors(lambda tensor: tensor[rows], batch.observations))
-    if not torch.allclose(read, told, rtol=AGREEMENT, atol=AGREEMENT, equal_nan=True):
+    if not agree(read, told):
         return None
     return ValueRegression(layers, parameters, features, batch.returns, batch_size)
 
 
 def _layers(policy: ActorCriticPolicy, parameters: Sequence[nn.Parameter]) -> tuple[Layer, ...] | None:
     """From features to values, each of the parameters in one place."""
-    if not sb3_wrote(policy, "predict_values") or "forward_critic" in vars(policy.mlp_extractor):
-        return None
     if any(parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in parameters):
         return None
-    net = policy.mlp_extractor.value_net
     places = {id(parameter): place for place, parameter in enumerate(parameters)}
-    if type(net) is not nn.Sequential or not runs_as_written(net):
-        return None
-    layers = read_layers([*net, policy.value_net], places)
+    net = getattr(policy.mlp_extractor, "value_net", None)
+    layers = None if net is None else read_stack(policy, CRITIC_METHODS, net, policy.value_net, places)
     if layers is None:
         return None
     used = [place for layer in layers for place in (layer.weight, layer.bias) if place is not None]

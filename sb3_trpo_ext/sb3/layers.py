@@ -236,8 +236,12 @@ def _inputs(layer: _Layer, x: Tensor, weights: Tensor) -> Tensor:
     if isinstance(layer.module, nn.Linear):
         return _second_moment(x.reshape(len(x), -1, x.shape[-1]), weights, homogeneous, layer.shapes[0])
     n_locations = _patches(layer.module, x[:1]).shape[1]
-    stride = _stride(layer, len(x) * n_locations)
-    x, some = x[::stride], weights[::stride]
+    # Of the samples that count: a part without weight would say nothing about the whole.
+    counted = weights.nonzero().squeeze(-1)
+    if len(counted) == 0:
+        return weights.new_zeros(layer.shapes[0])
+    chosen = counted[:: _stride(layer, len(counted) * n_locations)]
+    x, some = x[chosen], weights[chosen]
     size = max(1, PATCH_ENTRIES // (layer.sizes[0] * n_locations))
     total = weights.new_zeros(layer.shapes[0])
     for part, part_weights in zip(x.split(size), some.split(size), strict=True):

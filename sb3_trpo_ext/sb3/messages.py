@@ -18,7 +18,7 @@ def stale_batch_message(check: OnPolicyCheck, batch: RolloutBatch, evaluated: Ev
     :param max_kl: the trust region delta
     :return: one sentence or a few
     """
-    if not evaluated.repeats:
+    if evaluated.choice is None:
         return (
             "the policy gives different distributions for the same observations in eval mode, so no batch can be checked "
             "against it. Likely cause: dropout or noise that ignores eval mode."

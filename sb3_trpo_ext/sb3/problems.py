@@ -1,8 +1,8 @@
-"""From a model and a batch to the problems that ``core`` solves: the policy step's and the critic's."""
+"""From a model and a batch to the problem that ``core.update`` solves."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,8 +24,9 @@ from sb3_trpo_ext.sb3.stacks import actor_stack
 MEMORY_LIMIT = 2**30
 """Bytes that the graphs of Fisher products may hold; larger batches are cut into chunks and recomputed."""
 
-GRAPHS_PER_PRODUCT = 6
-"""Float32 activations that a kept product holds for each that the policy's own graph does: 2 for float64, 3 passes."""
+GRAPHS_PER_PRODUCT = 12
+"""Float32 activations that kept products hold for each that the policy's own graph does: float64 and float32 at once, up to
+four passes in all (measured on a double vjp: 8 and 4)."""
 
 LOG_PROB_TOLERANCE = 1e-2
 """Recorded phi are believed if they explain the stored log-probabilities to this, absolutely and relatively."""
@@ -48,6 +49,21 @@ NOTHING_DRAWN = Draws()
 
 
 @dataclass(frozen=True)
+class Choice:
+    """
+    A rung, and the circumstances in which it was chosen: in others the ladder is climbed again.
+
+    :param rung: how Fisher products are computed
+    :param has_stack: whether the actor could be read as a stack of layers; not while a hook is on one of them
+    :param is_whole: whether the batch is evaluated in one chunk
+    """
+
+    rung: RungChoice
+    has_stack: bool
+    is_whole: bool
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """
     A batch as a policy problem, and what was found out about the policy on the way.
@@ -55,23 +71,18 @@ class Evaluated:
     :param problem: data of the policy step
     :param function: the actor as a function
     :param chunks: samples that are evaluated together; one chunk: the graphs of the whole batch may be kept
-    :param repeats: whether the policy gives the same phi for the same observations each time
+    :param choice: how Fisher products are computed; None if the policy does not give the same phi each time
     """
 
     problem: PolicyProblem
     function: PolicyFunction
     chunks: tuple[slice, ...]
-    repeats: bool
+    choice: Choice | None
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the evaluation: float64 unless the policy can't run in it."""
         return self.problem.linearised.dtype
-
-    @property
-    def rung(self) -> RungChoice:
-        """How Fisher products are computed."""
-        return self.problem.linearised.choice
 
 
 def computing_device(device: torch.device) -> torch.device:
@@ -89,7 +100,7 @@ def evaluate_batch(
     batch: RolloutBatch,
     kl_scale: float,
     chunk_size: int | None,
-    rung: RungChoice | None = None,
+    choice: Choice | None = None,
     draws: Draws = NOTHING_DRAWN,
 ) -> Evaluated:
     """
@@ -99,7 +110,7 @@ def evaluate_batch(
     :param batch: the rollout
     :param kl_scale: bounded KL = kl_scale * joint KL
     :param chunk_size: samples that are evaluated together; None: as many as the memory bound allows
-    :param rung: how Fisher products are computed, if it has been chosen already
+    :param choice: of an earlier batch
     :param draws: what of the Fisher products is random
     :return: the problem
     :raises ValueError: if the policy has no trainable actor
@@ -110,7 +121,14 @@ def evaluate_batch(
     if not function.parameters:
         raise ValueError("the policy has no trainable parameter that its action distribution depends on: nothing to update")
     repeats = function.repeats(slice(0, PROBE_SAMPLES))
-    linearised = _linearised(function, own_phi, action_distribution(policy), kl_scale, chunks, rung, repeats)
+    curvature = _curvature(function, own_phi, action_distribution(policy), kl_scale, chunks, choice)
+    # Products of a policy that does not repeat agree with no others: it never comes to them.
+    choice = _chosen(curvature, choice) if repeats else None
+    rung = LADDER[-1] if choice is None else choice.rung
+    if rung.rung is not Rung.CLOSED_FORM:
+        # What the ladder has refused as the actor's derivative shall not stand for the actor either.
+        curvature = replace(curvature, mlp=None)
+    linearised = FisherOperator(curvature, rung)
     if linearised.dtype is torch.float32:
         # No float64 to compare with: rounding shows between batches of different shapes.
         own_phi = function.own_phi(chunked(len(batch), PROBE_SAMPLES))
@@ -137,7 +155,7 @@ def evaluate_batch(
         explained_variance=explained_variance(batch.values, batch.returns),
         preconditioner=preconditioner,
     )
-    return Evaluated(problem, function, chunks, repeats)
+    return Evaluated(problem, function, chunks, choice)
 
 
 def _chunks(function: PolicyFunction, n_samples: int, size: int | None) -> tuple[slice, ...]:
@@ -148,33 +166,27 @@ def _chunks(function: PolicyFunction, n_samples: int, size: int | None) -> tuple
     return chunked(n_samples, min(n_samples, size))
 
 
-def _linearised(
+def _curvature(
     function: PolicyFunction,
     own_phi: Tensor,
     distribution: ActionDistribution,
     kl_scale: float,
     chunks: tuple[slice, ...],
-    rung: RungChoice | None,
-    repeats: bool,
-) -> FisherOperator:
-    """The actor at theta_k. Products of a policy that does not repeat agree with no others: it never comes to them."""
+    choice: Choice | None,
+) -> Curvature:
     stack = actor_stack(function, own_phi)
-    # Plain layers run in any precision.
-    in_float64 = stack is not None or function.runs_in(torch.float64)
-    theta = function.theta(torch.float64 if in_float64 else torch.float32)
+    # Plain layers run in any precision, once the ladder has found them to be the actor.
+    known = stack is not None and choice is not None and choice.rung.rung is Rung.CLOSED_FORM
+    theta = function.theta(torch.float64 if known or function.runs_in(torch.float64) else torch.float32)
     mean = WeightedMean(torch.ones(len(own_phi), dtype=torch.float64, device=function.device), chunks)
-    curvature = Curvature(function, theta, distribution, kl_scale, mean, stack)
-    if rung is None or not _still_fits(rung, curvature):
-        generator = torch.Generator().manual_seed(0)
-        rung = choose_rung(curvature, len(chunks) == 1, generator) if repeats else LADDER[-1]
-    return FisherOperator(curvature, rung)
+    return Curvature(function, theta, distribution, kl_scale, mean, stack)
 
 
-def _still_fits(rung: RungChoice, curvature: Curvature) -> bool:
-    """Not if a user has put a hook on a layer since, or made the batch so large that it no longer is one chunk."""
-    if rung.rung is Rung.CLOSED_FORM and curvature.mlp is None:
-        return False
-    return not rung.retained or len(curvature.mean.chunks) == 1
+def _chosen(curvature: Curvature, earlier: Choice | None) -> Choice:
+    has_stack, is_whole = curvature.mlp is not None, len(curvature.mean.chunks) == 1
+    if earlier is not None and (earlier.has_stack, earlier.is_whole) == (has_stack, is_whole):
+        return earlier
+    return Choice(choose_rung(curvature, is_whole, torch.Generator().manual_seed(0)), has_stack, is_whole)
 
 
 def _judged(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from stable_baselines3.common.distributions import (
     BernoulliDistribution,
@@ -13,31 +15,58 @@ from stable_baselines3.common.distributions import (
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import Tensor
+from torch import Tensor, nn
 
 from sb3_trpo_ext.core.ladder import PROBE_SAMPLES
-from sb3_trpo_ext.core.mlp import MLPActor, read_layers, runs_as_written
+from sb3_trpo_ext.core.layers import Layer, read_layers, runs_as_written
+from sb3_trpo_ext.core.mlp import MLPActor
 from sb3_trpo_ext.sb3.adapter import PolicyFunction
 
-AGREEMENT = 1e-3
-"""A policy and the layers that were read agree to this, absolutely and relatively, or the policy is right."""
+ACTOR_METHODS = ("get_distribution", "_get_action_dist_from_latent", "forward_actor")
+CRITIC_METHODS = ("predict_values", "forward_critic")
+
+AGREEMENT, AGREEMENT_NEAR_ZERO = 1e-4, 1e-6
+"""A policy and the layers that were read agree to this share of the largest output and this much, or the policy is right."""
+
+FEATURES_LIMIT = 2**27
+"""Bytes that the batch's features may take, which are kept beside its observations: flattened images are left to SB3."""
 
 GAUSSIANS = (DiagGaussianDistribution, SquashedDiagGaussianDistribution)
 DISCRETE = (CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
 
 
-def sb3_wrote(policy: ActorCriticPolicy, *methods: str) -> bool:
-    r"""
-    Make sure that a policy does what SB3's own code says.
+def read_stack(
+    policy: ActorCriticPolicy, methods: Sequence[str], net: nn.Module, head: nn.Module, places: Mapping[int, int]
+) -> tuple[Layer, ...] | None:
+    """
+    Read one of the two networks of a policy as a stack of layers.
 
     :param policy: the policy
-    :param \*methods: of the policy, that matter
-    :return: whether none of them, nor the extractor of latents, is a user's
+    :param methods: of the policy and of its extractor of latents, by which SB3 runs the network
+    :param net: the latents' network
+    :param head: the layer behind it
+    :param places: ``id`` of a parameter -> its place
+    :return: the layers; None if one of the methods is a user's, or the modules are anything but SB3's own
     """
-    inherited = all(
-        getattr(type(policy), name) is getattr(ActorCriticPolicy, name) and name not in vars(policy) for name in methods
-    )
-    return inherited and type(policy.mlp_extractor) is MlpExtractor and "forward" not in vars(policy.mlp_extractor)
+    extractor = policy.mlp_extractor
+    theirs = [name for name in methods if getattr(type(policy), name, None) is not getattr(ActorCriticPolicy, name, None)]
+    patched = [name for name in methods if name in vars(policy) or name in vars(extractor)]
+    if theirs or patched or type(extractor) is not MlpExtractor or type(net) is not nn.Sequential or not runs_as_written(net):
+        return None
+    return read_layers([*net, head], places)
+
+
+def agree(read: Tensor, told: Tensor) -> bool:
+    """
+    Compare what was read off a policy with what it says.
+
+    :param read: outputs of the layers, on the first samples
+    :param told: outputs of the policy, same shape if they are the same
+    :return: whether they agree up to rounding
+    """
+    if read.shape != told.shape:
+        return False
+    return bool((read - told).abs().max() <= AGREEMENT * told.abs().max() + AGREEMENT_NEAR_ZERO)
 
 
 def fixed_features(policy: ActorCriticPolicy, extractor: BaseFeaturesExtractor, observations: PyTorchObs) -> Tensor | None:
@@ -47,8 +76,11 @@ def fixed_features(policy: ActorCriticPolicy, extractor: BaseFeaturesExtractor, 
     :param policy: the policy
     :param extractor: one of its features extractors
     :param observations: as SB3's buffer gives them
-    :return: shape (n_samples, n_features); None if the extractor holds parameters or buffers
+    :return: shape (n_samples, n_features), float32; None if the extractor holds parameters or buffers, or for want of memory
     """
+    anything = observations if isinstance(observations, Tensor) else next(iter(observations.values()))
+    if 4 * len(anything) * extractor.features_dim > FEATURES_LIMIT:
+        return None
     if any(True for _ in extractor.parameters()) or any(True for _ in extractor.buffers()):
         return None
     with torch.no_grad():
@@ -67,19 +99,19 @@ def actor_stack(function: PolicyFunction, phi: Tensor) -> MLPActor | None:
     """
     policy = function.policy
     places = {id(parameter): place for place, parameter in enumerate(function.parameters)}
-    if not sb3_wrote(policy, "get_distribution", "_get_action_dist_from_latent"):
+    dist = policy.action_dist
+    free: int | None = None
+    if isinstance(dist, DiagGaussianDistribution) and type(dist) in GAUSSIANS:
+        free = places.get(id(policy.log_std))
+        if free is None or policy.log_std.shape != (dist.action_dim,):
+            return None
+    elif type(dist) not in DISCRETE:
         return None
-    gaussian = type(policy.action_dist) in GAUSSIANS
-    free = places.get(id(policy.log_std)) if gaussian else None
-    if (gaussian and free is None) or not (gaussian or type(policy.action_dist) in DISCRETE):
-        return None
-    net = policy.mlp_extractor.policy_net
-    layers = read_layers([*net, policy.action_net], places) if runs_as_written(net) else None
-    if layers is None:
-        return None
-    features = fixed_features(policy, policy.pi_features_extractor, function.observations)
-    if features is None:
+    net = getattr(policy.mlp_extractor, "policy_net", None)
+    layers = read_stack(policy, ACTOR_METHODS, net, policy.action_net, places) if net is not None else None
+    features = None if layers is None else fixed_features(policy, policy.pi_features_extractor, function.observations)
+    if layers is None or features is None:
         return None
     stack = MLPActor(layers, free, features.to(function.device).__getitem__)
     read = stack(function.theta(phi.dtype), slice(0, PROBE_SAMPLES))
-    return stack if torch.allclose(read, phi[:PROBE_SAMPLES], rtol=AGREEMENT, atol=AGREEMENT, equal_nan=True) else None
+    return stack if agree(read, phi[:PROBE_SAMPLES]) else None

@@ -60,7 +60,7 @@ def summarise(result: PolicyResult, critic: CriticResult, cell_name: str | None,
 
 def preconditioner_notes(solve: Solve | None) -> tuple[str, ...]:
     """
-    Say which layers are not preconditioned although they have factors.
+    Say what is not preconditioned although it was asked for.
 
     :param solve: the solves of the update
     :return: a line each
@@ -68,12 +68,13 @@ def preconditioner_notes(solve: Solve | None) -> tuple[str, ...]:
     if solve is None or solve.preconditioner is None:
         return ()
     blocks = [block for block in solve.preconditioner.blocks if block.status is not BlockStatus.FACTORED]
-    return tuple(f"kfac, {block.layer.name}: {block.status.advice}" for block in blocks)
+    notes = [f"kfac, {block.layer.name}: {block.status.advice}" for block in blocks]
+    return (*notes, *([] if solve.dropped is None else [f"kfac was not used: {solve.dropped}"]))
 
 
 def _solve_fields(solve: Solve | None, damping: float) -> dict[str, Any]:
     direction = solve.direction if solve is not None else None
-    preconditioner = solve.preconditioner if solve is not None else None
+    preconditioner = solve.preconditioner if solve is not None and solve.dropped is None else None
     return {
         "cg_preconditioner": "none" if preconditioner is None else "kfac",
         "cg_preconditioned": None if preconditioner is None else preconditioner.covered,

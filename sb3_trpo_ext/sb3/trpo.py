@@ -31,7 +31,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.core.critic import CriticResult
 from sb3_trpo_ext.core.damping import DampingState
-from sb3_trpo_ext.core.fisher import RungChoice
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
@@ -43,7 +42,7 @@ from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.errors import StaleBatchError
 from sb3_trpo_ext.sb3.guard import all_or_nothing
 from sb3_trpo_ext.sb3.messages import stale_batch_message
-from sb3_trpo_ext.sb3.problems import Draws, Evaluated, computing_device, evaluate_batch, explained_variance
+from sb3_trpo_ext.sb3.problems import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
 from sb3_trpo_ext.sb3.rollout import (
     BehaviourRecorder,
     RolloutBatch,
@@ -222,7 +221,7 @@ class TRPO(sb3_contrib.TRPO):
         self._adapted_damping: float | None = None
         self._adapted_damping_unit: str | None = None
         self._updates_skipped = 0
-        self._rung: RungChoice | None = None
+        self._choice: Choice | None = None
         self._recorder = BehaviourRecorder()
         self._run_folder: RunFolder | None = None
         if _init_setup_model:
@@ -287,8 +286,8 @@ class TRPO(sb3_contrib.TRPO):
             refuse_non_finite_parameters(self.policy)
             refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
             draws = Draws(sub_sample(self, len(batch)), scores(self))
-            evaluated = evaluate_batch(self.policy, batch, self._kl_scale(), self.fisher_chunk_size, self._rung, draws)
-            self._remember_rung(evaluated)
+            evaluated = evaluate_batch(self.policy, batch, self._kl_scale(), self.fisher_chunk_size, self._choice, draws)
+            self._remember_choice(evaluated)
             damping = damping_state(self)
             result = update_policy(evaluated.problem, policy_settings(self, evaluated), damping)
             evaluated.problem.linearised.release()
@@ -299,13 +298,13 @@ class TRPO(sb3_contrib.TRPO):
             self.policy.set_training_mode(False)
             self._conclude(UpdateInputs(batch, evaluated, result), critic_result, damping, explained_after)
 
-    def _remember_rung(self, evaluated: Evaluated) -> None:
-        """Chosen once for all updates."""
-        if not evaluated.repeats:
+    def _remember_choice(self, evaluated: Evaluated) -> None:
+        """The ladder is climbed once for all updates, unless circumstances change."""
+        if evaluated.choice is None:
             return
-        if self._rung is None and evaluated.dtype is torch.float32:
+        if self._choice is None and evaluated.dtype is torch.float32:
             warnings.warn("TRPO: this policy can't be evaluated in float64: the policy step runs in float32", stacklevel=4)
-        self._rung = evaluated.rung
+        self._choice = evaluated.choice
 
     def _treat_stale_batch(self, result: PolicyResult, batch: RolloutBatch, evaluated: Evaluated) -> None:
         if result.status is not UpdateStatus.STALE_BATCH:
@@ -319,7 +318,7 @@ class TRPO(sb3_contrib.TRPO):
         self, inputs: UpdateInputs, critic: CriticResult, damping: DampingState, explained_after: float | None
     ) -> None:
         """Report, log, and at last count: nothing here can change the policy, and what raises leaves the counters too."""
-        result, evaluated = inputs.result, inputs.evaluated
+        result, evaluated, choice = inputs.result, inputs.evaluated, inputs.evaluated.choice
         report = summarise(
             result,
             critic,
@@ -334,10 +333,10 @@ class TRPO(sb3_contrib.TRPO):
             entropy=mean_entropy(evaluated.problem.surrogate),
             std=mean_std(self.policy),
             cg_precision=self.cg_precision if evaluated.dtype is torch.float64 else "float32",
-            fisher_rung=self._rung.name if self._rung else "",
+            fisher_rung=choice.rung.name if choice else "",
             explained_variance=evaluated.problem.explained_variance,
             explained_variance_after=explained_after,
-            notes=(self._rung.rejected if self._rung else ()) + preconditioner_notes(result.solve),
+            notes=(choice.rung.rejected if choice else ()) + preconditioner_notes(result.solve),
         )
         for key, value in logged_values(report):
             self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)
@@ -389,7 +388,7 @@ class TRPO(sb3_contrib.TRPO):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["last_update", "last_update_inputs", "_rung", "_recorder", "_run_folder"]
+        ours = ["last_update", "last_update_inputs", "_choice", "_recorder", "_run_folder"]
         return [*super()._excluded_save_params(), *ours]
 
 
@@ -399,5 +398,5 @@ def _refuse_overridden_product(model: TRPO) -> None:
         if getattr(type(model), name) is not getattr(sb3_contrib.TRPO, name) or name in vars(model):
             raise TypeError(
                 f"{type(model).__name__} overrides {name}, which sb3_trpo_ext.TRPO does not call (its Fisher products are "
-                "computed in float64 by core.fisher). Remove the override, or derive from sb3_contrib.TRPO."
+                "computed by core.fisher). Remove the override, or derive from sb3_contrib.TRPO."
             )

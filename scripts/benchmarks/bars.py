@@ -134,7 +134,7 @@ BARS = (
         0.4,
         _on_trained,
     ),
-    Bar("critic, same number of Adam steps", 0.55, _of_ours(CRITIC, mode=EQUAL_WORK)),
+    Bar("critic, same number of Adam steps: 20 epochs", 0.55, _of_ours(CRITIC, mode=EQUAL_WORK, critic_epochs="20")),
     Bar(
         "whole update, HalfCheetah, Zoo settings, default configuration",
         0.55,

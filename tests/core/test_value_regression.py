@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_trpo_ext.core.critic import CriticProblem, CriticSettings, fit_critic
-from sb3_trpo_ext.core.mlp import read_layers
+from sb3_trpo_ext.core.layers import read_layers
 from sb3_trpo_ext.core.status import CriticStatus
 from sb3_trpo_ext.core.value_regression import ValueRegression
 

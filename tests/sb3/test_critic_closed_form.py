@@ -18,7 +18,7 @@ from torch import nn
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.core.critic import CriticResult, CriticSettings
 from sb3_trpo_ext.core.value_regression import ValueRegression
-from sb3_trpo_ext.sb3 import critic, critic_stack
+from sb3_trpo_ext.sb3 import critic, critic_stack, stacks
 from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.problems import evaluate_batch
 from sb3_trpo_ext.sb3.rollout import read_batch
@@ -174,9 +174,9 @@ def test_another_precision_than_the_features_keeps_autograd() -> None:
 
 def test_features_that_are_too_large_are_made_by_the_minibatch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = collect(make_model())
-    size = 2 * 64 * 6 * 4
+    size = 64 * 6 * 4
     for limit, read in ((size, True), (size - 1, False)):
-        monkeypatch.setattr(critic_stack, "FEATURES_LIMIT", limit)
+        monkeypatch.setattr(stacks, "FEATURES_LIMIT", limit)
         assert (regression_of(model) is not None) is read
 
 

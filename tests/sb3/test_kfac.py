@@ -1,10 +1,12 @@
 """``cg_preconditioner="kfac"``, from the constructor to the report."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sb3_trpo_ext.core.preconditioner import KroneckerPreconditioner
 from sb3_trpo_ext.sb3 import layers, settings
@@ -77,22 +79,66 @@ def test_scores_depend_on_seed_and_update_only() -> None:
     assert not torch.equal(steps[0], model.last_update_inputs.result.solve.direction.vector)
 
 
-def test_a_preconditioner_that_is_none_is_dropped_and_the_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KroneckerPreconditioner, "inverse", lambda self, damping, like: lambda r: -r)
-    report = updated(make_model(cg_preconditioner="kfac")).last_update
+def indefinite(r: Tensor) -> Tensor:
+    return -r
+
+
+def lopsided(r: Tensor) -> Tensor:
+    """Positive definite, but not symmetric: CG goes astray, and can't tell why."""
+    return r + 3.0 * torch.cat([r[1:], torch.zeros_like(r[:1])])
+
+
+@pytest.mark.parametrize("wrong", [indefinite, lopsided])
+def test_a_preconditioner_with_which_cg_fails_is_dropped_and_the_report_says_so(
+    wrong: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(n_steps=128, cg_damping=1e-3)
+    before = state_of(collect(model))
+    model.train()
+    plain = model.last_update_inputs.result.solve.direction.vector
+    model.policy.load_state_dict(before["policy"])
+    model._adapted_damping = None
+    model.cg_preconditioner = "kfac"
+    monkeypatch.setattr(KroneckerPreconditioner, "inverse", lambda self, damping, like: wrong)
+    model.train()
+    report = model.last_update
     assert (report.status, report.cg_preconditioner, report.cg_preconditioned) == ("accepted", "none", None)
     assert report.cg_retries == 0, "more damping would not have helped"
+    assert [note for note in report.notes if note.startswith("kfac was not used: ")]
+    assert torch.equal(model.last_update_inputs.result.solve.direction.vector, plain), "nor does its early stop stay behind"
 
 
-def test_layers_that_are_left_out_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def spoil(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     honest = layers.layer_factors
 
     def spoilt(*args: Any) -> Any:
-        first, *rest = honest(*args)
-        return (replace(first, inputs=first.inputs * torch.nan), *rest)
+        found = list(honest(*args))
+        found[place] = replace(found[place], inputs=found[place].inputs * torch.nan)
+        return tuple(found)
 
     monkeypatch.setattr(layers, "layer_factors", spoilt)
+
+
+def test_layers_that_are_left_out_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, -1)
+    report = updated(make_model(cg_preconditioner="kfac")).last_update
+    assert (report.status, report.cg_preconditioner) == ("accepted", "kfac")
+    assert report.cg_preconditioned < 1.0
+    assert report.notes[0].startswith("kfac, action_net: A factor is not finite")
+
+
+def test_one_that_knows_too_little_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, 0)
+    report = updated(make_model(cg_preconditioner="kfac")).last_update
+    assert (report.status, report.cg_preconditioner) == ("accepted", "none")
+    assert report.notes[-1] == "kfac was not used: only 35% of the parameters have Kronecker factors"
+
+
+def test_eigenvalues_that_do_not_converge_cost_a_layer_and_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Tensor) -> Any:
+        raise torch.linalg.LinAlgError("linalg.eigh: failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
     report = updated(make_model(cg_preconditioner="kfac")).last_update
     assert report.status == "accepted"
-    assert report.cg_preconditioned < 1.0
-    assert [note for note in report.notes if note.startswith("kfac, mlp_extractor.policy_net.0: A factor is not finite")]
+    assert "eigenvalues of a factor did not converge" in report.notes[0]

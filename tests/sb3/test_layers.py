@@ -221,12 +221,24 @@ def test_a_convolution_with_many_patches_is_estimated_from_some(entries: int, mo
     function = function_of(policy_of(observation=IMAGE, features_extractor_class=Convolved))
     every = torch.zeros(N, dtype=torch.float64)
     every[::2] = 1.0
+    monkeypatch.setattr(layers, "VECTORS_PER_ROW", 10**9)
     half = factors_of(function, mean_of(weights=every))
     monkeypatch.setattr(layers, "VECTORS_PER_ROW", 1)
     monkeypatch.setattr(layers, "PATCH_ENTRIES", entries)
     some = factors_of(function)
     name = "features_extractor.first"  # 7 rows of A, 3 of G: every 7 // 3 = second
     torch.testing.assert_close(some[name].inputs, half[name].inputs, rtol=1e-4, atol=1e-4)
+
+
+def test_samples_that_do_not_count_are_not_among_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other sample dropped, and every other of the rest taken: 0 / 0 if the two were the same."""
+    monkeypatch.setattr(layers, "VECTORS_PER_ROW", 1)
+    function = function_of(policy_of(observation=IMAGE, features_extractor_class=Convolved))
+    odd = torch.zeros(N, dtype=torch.float64)
+    odd[1::2] = 1.0
+    for chunks in (((slice(0, N),)), (slice(0, 1), slice(1, N))):
+        found = factors_of(function, WeightedMean(odd, chunks))
+        assert bool(torch.isfinite(found["features_extractor.first"].inputs).all())
 
 
 # ---------------------------------------------------------------- as a preconditioner

@@ -1,5 +1,6 @@
 """Which policies are read as stacks of layers, and that reading them is safe."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from sb3_trpo_ext.core.fisher import FisherOperator
 from sb3_trpo_ext.core.ladder import LADDER
-from tests.sb3.spaces import ACTIONS, OBSERVATIONS, Attention, collect, make_model
+from tests.sb3.spaces import ACTIONS, OBSERVATIONS, Attention, Witness, collect, make_model
 
 
 class OwnDistribution(ActorCriticPolicy):
@@ -78,13 +79,16 @@ def test_a_hook_that_comes_later_is_honoured() -> None:
     assert updated(model).last_update.fisher_rung == "double_vjp/retained"
     assert model.last_update.status == "accepted"
     handle.remove()
-    assert updated(model).last_update.status == "accepted"
+    assert updated(model).last_update.fisher_rung == "closed_form/retained", "a monitor that came and went costs nothing"
 
 
 def test_a_batch_that_is_cut_later_keeps_no_graphs() -> None:
     model = updated(make_model())
     model.fisher_chunk_size = 20
     assert updated(model).last_update.fisher_rung == "closed_form/recomputed"
+    model.fisher_chunk_size = None
+    assert updated(model).last_update.fisher_rung == "closed_form/retained"
+    assert model.last_update.notes == ()
 
 
 @pytest.mark.parametrize("action", ["box", "discrete", "multidiscrete", "multibinary"])
@@ -101,3 +105,85 @@ def test_nothing_is_kept_for_the_products_after_the_update() -> None:
     """The next rollout is collected while ``last_update_inputs`` is alive: its graphs may be a GiB."""
     model = updated(make_model())
     assert not model.last_update_inputs.evaluated.problem.linearised._kept
+
+
+# ---------------------------------------------------------------- the bound holds for the policy, not for what was read
+
+
+class Scaled(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return 4.0 * super().forward(x)
+
+
+class Plain(nn.Module):
+    """The same network, but no Sequential."""
+
+    def __init__(self, net: nn.Sequential):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def scale_the_latent(model: Any) -> None:
+    extractor = model.policy.mlp_extractor
+    honest = extractor.forward_actor
+    extractor.forward_actor = lambda features: 4.0 * honest(features)
+
+
+def put_in(module: type[nn.Module]) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        net = model.policy.mlp_extractor.policy_net
+        model.policy.mlp_extractor.policy_net = Scaled(*net) if module is Scaled else Plain(net)
+
+    return change
+
+
+def share_the_std(*shape: int) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        model.policy.log_std = nn.Parameter(torch.full(shape, -0.3))
+
+    return change
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "forward_actor": scale_the_latent,
+    "subclass": put_in(Scaled),
+    "no Sequential": put_in(Plain),
+    "std of shape (1,)": share_the_std(1),
+    "std of shape ()": share_the_std(),
+    "std of shape (1, 3)": share_the_std(1, 3),
+}
+
+
+@pytest.mark.parametrize("preconditioner", ["none", "kfac"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_the_reported_kl_is_the_policys_own(change: Callable[[Any], None], preconditioner: str) -> None:
+    """With a last layer of zeros every network gives the same phi: values alone can't tell them apart."""
+    model = make_model(cg_damping=1e-6, target_kl=0.2, cg_preconditioner=preconditioner, n_steps=128)
+    nn.init.zeros_(model.policy.action_net.weight)
+    change(model)
+    witness = Witness(collect(model))
+    model.train()
+    assert (model.last_update.status, model.last_update.fisher_rung) == ("accepted", "double_vjp/retained")
+    assert witness.broken_promises_of_acceptance() == []
+
+
+def test_what_the_ladder_refutes_does_not_judge_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the reading itself be deceived, the derivative is not, and then nothing of the stack is used."""
+    monkeypatch.setattr("sb3_trpo_ext.sb3.stacks.ACTOR_METHODS", ())
+    model = make_model(cg_damping=1e-6, target_kl=0.2, n_steps=128)
+    nn.init.zeros_(model.policy.action_net.weight)
+    scale_the_latent(model)
+    monkeypatch.setattr("sb3_trpo_ext.sb3.stacks.agree", lambda read, told: True)
+    witness = Witness(collect(model))
+    model.train()
+    assert model.last_update.fisher_rung == "double_vjp/retained"
+    assert "closed_form/retained: its first and third product differs" in model.last_update.notes[0]
+    assert witness.broken_promises_of_acceptance() == []
+
+
+def test_features_beyond_the_memory_bound_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_trpo_ext.sb3.stacks.FEATURES_LIMIT", 4 * 64 * 6 - 1)
+    assert updated(make_model()).last_update.fisher_rung == "double_vjp/retained"
