@@ -149,17 +149,19 @@ class _Recurrence:
             return CGStatus.BAD_PRECONDITIONER
         self.basis.add(self.r, self.z, self.rz.sqrt())
         ap = product(self.p)
-        curvature, size = torch.stack([self.p.dot(ap), self.p.norm() * ap.norm()]).tolist()
-        bad = self._bad_curvature(curvature, size)
-        if bad is not None:
-            return bad
+        curvature = self.p.dot(ap)
         alpha = self.rz / curvature
         x = self.x + alpha * self.p
         r = self.basis.orthogonalise(self.r - alpha * ap)
         z = self._preconditioned(r)
         rz = r.dot(z)
         rr = rz if z is r else r.dot(r)
-        model, squared, dual = torch.stack([-0.5 * x.dot(self.b + r), rr, rz]).tolist()
+        # One read an iteration: an accelerator has to catch up at each. Of a bad curvature the rest is thrown away.
+        scalars = [curvature, self.p.norm() * ap.norm(), -0.5 * x.dot(self.b + r), rr, rz]
+        along, size, model, squared, dual = torch.stack(scalars).tolist()
+        bad = self._bad_curvature(along, size)
+        if bad is not None:
+            return bad
         return self._accept(x, r, z, rz, model, squared**0.5, dual)
 
     def _preconditioned(self, r: Tensor) -> Tensor:

@@ -120,9 +120,10 @@ class KroneckerPreconditioner:
 
     def _mean_curvature(self) -> float:
         """Mean eigenvalue of the preconditioned blocks, in the unit of the bounded KL; 0 if there are none."""
-        traces = [float(inputs.values.sum() * outputs.values.sum()) for _, inputs, outputs in self._used]
-        traces += [known.curvature * int(known.entries.stop - known.entries.start) for known in self.known]
-        return self.scale * sum(traces, 0.0) / max(1, self._n_covered)
+        traces = [inputs.values.sum() * outputs.values.sum() for _, inputs, outputs in self._used]
+        factored = float(torch.stack(traces).sum()) if traces else 0.0
+        known = sum(known.curvature * int(known.entries.stop - known.entries.start) for known in self.known)
+        return self.scale * (factored + known) / max(1, self._n_covered)
 
     def inverse(self, damping: float, like: Tensor) -> Callable[[Tensor], Tensor]:
         """

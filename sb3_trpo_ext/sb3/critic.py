@@ -59,7 +59,8 @@ class Critic:
             buffers.restore()
             self._values = None
         # No optimiser of a user's moves what the trust region has verified: bit for bit what it was.
-        if not all(torch.equal(now, before) for now, before in zip(actor.tensors, actor.copies, strict=True)):
+        same = [torch.eq(now, before).all() for now, before in zip(actor.tensors, actor.copies, strict=True)]
+        if not bool(torch.stack(same).all()):
             actor.restore()
             self._values = None
         return result

@@ -140,8 +140,8 @@ def layer_factors(
 
     means = mean.of_sums(summed).split([math.prod(shape) for layer in layers for shape in (*layer.shapes, (1,))])
     found = []
-    for layer, a, g, unlike in zip(layers, means[::3], means[1::3], means[2::3], strict=True):
-        if float(unlike) == 0.0:
+    for layer, a, g, unlike in zip(layers, means[::3], means[1::3], torch.cat(means[2::3]).tolist(), strict=True):
+        if unlike == 0.0:
             n_in, n_out = layer.shapes
             found.append(LayerFactors(layer.name, layer.weight, layer.bias, a.view(n_in), g.view(n_out)))
     return tuple(found)
