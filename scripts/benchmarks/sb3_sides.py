@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
@@ -45,7 +46,7 @@ def _settings(cell: Cell) -> dict[str, Any]:
     }
 
 
-class _SB3Side:
+class _SB3Side(ABC):
     """
     What both have in common.
 
@@ -85,8 +86,9 @@ class _SB3Side:
             self.model.train()
             return self.watch.stop()
 
+    @abstractmethod
     def _observed(self) -> AbstractContextManager[Any]:
-        raise NotImplementedError
+        """While active, the watch is marked where the library goes from the policy step to the critic."""
 
     def actor(self) -> tuple[Tensor, ...]:
         """Parameters of the actor now."""
