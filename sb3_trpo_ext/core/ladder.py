@@ -2,7 +2,8 @@
 The choice of a rung: the first way to Fisher-vector products that works on a policy, and that another one confirms.
 
 Its first *and third* product are compared with fresh ones of another rung, on a few samples: a kept graph may be right the
-first time and wrong later. Chosen once for all updates of a model, unless its circumstances change, and reported with the reasons against earlier rungs.
+first time and wrong later. Chosen once for all updates of a model, unless its circumstances change, and reported with the
+reasons against earlier rungs.
 """
 
 from __future__ import annotations
