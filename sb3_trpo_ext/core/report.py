@@ -81,6 +81,7 @@ class UpdateReport:
     :param value_loss_after: and after
     :param explained_variance: of the returns by the values of the rollout; None if the returns don't vary
     :param explained_variance_after: by the values after the epochs
+    :param collection: "actor alone", or "SB3's loop" and why; None: the rollout was not collected by this model
     :param notes: anything else that a person should know
     """
 
@@ -144,6 +145,7 @@ class UpdateReport:
     value_loss_after: float | None
     explained_variance: float | None
     explained_variance_after: float | None
+    collection: str | None = None
     notes: tuple[str, ...] = ()
 
     @property

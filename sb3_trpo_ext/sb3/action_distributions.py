@@ -25,6 +25,7 @@ from stable_baselines3.common.distributions import (
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from sb3_trpo_ext.core.distributions import ActionDistribution, DiagonalGaussian, MultiBernoulli, MultiCategorical
 
@@ -68,6 +69,22 @@ def distribution_parameters(distributions: Sequence[Any]) -> Tensor:
         means, stds = (torch.cat([getattr(dist, name) for dist in distributions]) for name in ("loc", "scale"))
         return torch.cat([means, stds.log()], dim=-1)
     return torch.cat([dist.logits for dist in distributions])
+
+
+def with_parameters(dist: Distribution, phi: Tensor) -> Distribution:
+    """
+    Copy one of SB3's distributions with other parameters: what ``distribution_parameters`` reads, undone.
+
+    :param dist: the distribution
+    :param phi: shape (n_samples, n_parameters)
+    :return: a distribution of n samples
+    """
+    copied = copy.copy(dist)
+    if isinstance(dist, DiagGaussianDistribution | StateDependentNoiseDistribution):
+        mean, log_std = phi.chunk(2, dim=-1)
+        copied.distribution = Normal(mean, log_std.exp())
+        return copied
+    return copied.proba_distribution(action_logits=phi)
 
 
 def base_actions(policy: ActorCriticPolicy, actions: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,9 @@ from sb3_trpo_ext.core.flat import Snapshot
 from sb3_trpo_ext.core.ladder import PROBE_SAMPLES
 from sb3_trpo_ext.core.status import CriticStatus
 from sb3_trpo_ext.sb3.adapter import leaves_of, map_tensors
+from sb3_trpo_ext.sb3.batch import RolloutBatch
 from sb3_trpo_ext.sb3.critic_stack import value_regression
 from sb3_trpo_ext.sb3.problems import Evaluated, in_float64
-from sb3_trpo_ext.sb3.rollout import RolloutBatch
 
 
 class Critic:

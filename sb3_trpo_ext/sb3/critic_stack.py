@@ -14,7 +14,7 @@ from sb3_trpo_ext.core.layers import Layer, runs_as_written
 from sb3_trpo_ext.core.mlp import MLPActor
 from sb3_trpo_ext.core.value_regression import ValueRegression
 from sb3_trpo_ext.sb3.adapter import map_tensors
-from sb3_trpo_ext.sb3.rollout import RolloutBatch
+from sb3_trpo_ext.sb3.batch import RolloutBatch
 from sb3_trpo_ext.sb3.stacks import CRITIC_METHODS, agree, fixed_features, read_stack
 
 FIXED_MODULES = (FlattenExtractor, CombinedExtractor, nn.Flatten, nn.ModuleDict)

@@ -1,12 +1,15 @@
-"""All or nothing: whatever raises in the middle of an update, policy and optimiser are as they were before it."""
+"""What a policy held before: restored bit for bit when an update raises, compared when it must not have changed."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
+import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trpo_ext.core.flat import Snapshot
@@ -32,3 +35,40 @@ def all_or_nothing(policy: ActorCriticPolicy) -> Iterator[None]:
         policy.optimizer.load_state_dict(optimizer_state)
         policy.optimizer.zero_grad(set_to_none=True)
         raise
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """
+    What a policy's weights and buffers were.
+
+    :param held: copies by name
+    """
+
+    held: dict[str, Any]
+
+    @classmethod
+    def of(cls, policy: ActorCriticPolicy) -> Fingerprint:
+        """
+        Take it.
+
+        :param policy: the policy
+        :return: its fingerprint
+        """
+        return cls({name: copy.deepcopy(value) for name, value in policy.state_dict().items()})
+
+    def changed(self, policy: ActorCriticPolicy) -> str | None:
+        """
+        Compare.
+
+        :param policy: the same policy, later
+        :return: the name of the first weight or buffer that is not what it was, bit for bit; None if all are
+        """
+        now = policy.state_dict()
+        if now.keys() != self.held.keys():
+            return "the set of its modules"
+        for name, before in self.held.items():
+            same = torch.equal(before, now[name]) if isinstance(before, torch.Tensor) else before == now[name]
+            if not same:
+                return name
+        return None

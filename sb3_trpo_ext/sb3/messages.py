@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sb3_trpo_ext.core.objective import OnPolicyCheck
 from sb3_trpo_ext.core.status import OnPolicyStatus
+from sb3_trpo_ext.sb3.batch import RolloutBatch
 from sb3_trpo_ext.sb3.problems import Evaluated
-from sb3_trpo_ext.sb3.rollout import RolloutBatch
 
 
 def stale_batch_message(check: OnPolicyCheck, batch: RolloutBatch, evaluated: Evaluated, max_kl: float) -> str:

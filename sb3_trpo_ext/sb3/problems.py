@@ -17,8 +17,8 @@ from sb3_trpo_ext.core.reduce import WeightedMean, chunked
 from sb3_trpo_ext.core.update import PolicyProblem
 from sb3_trpo_ext.sb3.action_distributions import action_distribution, base_actions
 from sb3_trpo_ext.sb3.adapter import PolicyFunction
+from sb3_trpo_ext.sb3.batch import RolloutBatch
 from sb3_trpo_ext.sb3.layers import policy_preconditioner
-from sb3_trpo_ext.sb3.rollout import RolloutBatch
 from sb3_trpo_ext.sb3.stacks import actor_stack
 
 MEMORY_LIMIT = 2**30

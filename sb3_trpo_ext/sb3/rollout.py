@@ -1,244 +1,275 @@
 """
-On-policy collection, and the batch that it yields.
+On-policy collection: at each step only the actor runs; values and log-probabilities of the whole rollout come at the end.
 
-While SB3's loop collects, hooks on the policy (1) stop at an observation that is not finite, before it reaches the
-network, and (2) keep the distribution parameters phi of each step as the actor computes them: full evidence of the
-behaviour policy, at no cost a step.
+The actions are SB3's for the same seed, bit for bit. Differences from ``OnPolicyAlgorithm.collect_rollouts``:
+
+1. Values, log-probabilities and the bootstrap values of timed-out episodes are computed in one batch after the last step,
+   so callbacks find no ``values`` and ``log_probs`` among their locals, and rewards in the buffer are complete only then.
+2. Log-probabilities come from the distributions that the actions were sampled from, kept at each step.
+3. An observation that is not finite is refused before it reaches the network.
+
+Whatever needs more than that is collected by SB3's own loop: ``why_sb3_loop`` says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import copy
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_trpo_ext.sb3.action_distributions import distribution_parameters
-from sb3_trpo_ext.sb3.errors import NonFiniteError
+from sb3_trpo_ext.sb3.acting import ActorAlone, why_not_alone
+from sb3_trpo_ext.sb3.action_distributions import with_parameters
+from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
+from sb3_trpo_ext.sb3.callback_needs import what_needs_sb3_loop
+from sb3_trpo_ext.sb3.finiteness import refuse_non_finite
+from sb3_trpo_ext.sb3.guard import Fingerprint
 
-TIME_BLOCKS = 8
-"""Blocks of time in which staleness is looked for: short enough to find a change halfway, long enough to average."""
+if TYPE_CHECKING:
+    from sb3_trpo_ext.sb3.trpo import TRPO
+
+BUFFER_METHODS = ("add", "reset", "compute_returns_and_advantage")
+
+VALUES_MEMORY = 2**26
+"""Bytes of float32 observations that the critic gets at once; its activations take about as much again in a CNN."""
 
 
-@dataclass(frozen=True)
-class RolloutBatch:
+def why_sb3_loop(model: TRPO, callback: BaseCallback, buffer: RolloutBuffer, n_rollout_steps: int) -> str | None:
     """
-    One rollout, flat. Where the order is known, sample = environment * n_steps + step.
+    Find out whether a rollout must be collected by SB3's own loop.
 
-    :param observations: tensor or dict of tensors, first dimension n_samples, as SB3's buffer gives them
-    :param actions: shape (n_samples, ...), float32
-    :param values: of the rollout, shape (n_samples,)
-    :param log_prob: of the actions under the behaviour, shape (n_samples,)
-    :param advantages: shape (n_samples,)
-    :param returns: shape (n_samples,)
-    :param n_steps: steps of each environment; None if a custom buffer orders samples in its own way
-    :param phi: the behaviour's distribution parameters, shape (n_samples, n_parameters); None if not recorded
+    :param model: the model
+    :param callback: what is called at each step
+    :param buffer: what is filled
+    :param n_rollout_steps: steps of each environment
+    :return: the reason, in words; None if there is none
+    """
+    own = {cls: [getattr(cls, name) for name in BUFFER_METHODS] for cls in (RolloutBuffer, DictRolloutBuffer)}
+    if [getattr(type(buffer), name) for name in BUFFER_METHODS] not in own.values():
+        return f"the buffer, {type(buffer).__name__}, collects in its own way"
+    if n_rollout_steps != buffer.buffer_size:
+        return "the rollout does not fill the buffer"
+    if model._changed_while_collecting is not None:
+        return f"{model._changed_while_collecting} changed while an earlier rollout was collected"
+    return why_not_alone(model.policy) or what_needs_sb3_loop(callback)
+
+
+def collect_rollout(
+    model: TRPO, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer, recorder: BehaviourRecorder
+) -> bool:
+    """
+    Fill a rollout buffer, for which ``why_sb3_loop`` gave no reason.
+
+    :param model: the model
+    :param env: its environment
+    :param callback: called as SB3's loop calls it
+    :param buffer: the buffer
+    :param recorder: keeps the distribution of each step
+    :return: whether the buffer was filled; False if the callback ended it
+    :raises NonFiniteError: at an observation that is not finite
+    """
+    policy = model.policy
+    policy.set_training_mode(False)
+    buffer.reset()
+    recorder.clear()
+    if model.use_sde:
+        policy.reset_noise(env.num_envs)
+    callback.on_rollout_start()
+    rollout = _Rollout(model, env, buffer, recorder)
+    fingerprint = Fingerprint.of(policy)
+    going_on = True
+    while going_on and buffer.pos < buffer.buffer_size:
+        step = rollout.step()
+        callback.update_locals(
+            {
+                "self": model,
+                "env": env,
+                "callback": callback,
+                "rollout_buffer": buffer,
+                "n_rollout_steps": buffer.buffer_size,
+                "n_steps": buffer.pos,
+                **step,
+            }
+        )
+        going_on = callback.on_step()
+        if going_on:
+            rollout.store(**step)
+    model._changed_while_collecting = fingerprint.changed(policy)
+    if model._changed_while_collecting is not None:
+        warnings.warn(
+            f"TRPO: {model._changed_while_collecting} changed while the policy collected (by a callback, or a module that "
+            "keeps state): this rollout's values are those of the policy at its end. From now on SB3's own loop collects, "
+            "which computes values at each step.",
+            UserWarning,
+            stacklevel=3,
+        )
+    rollout.evaluate()
+    if going_on:
+        rollout.conclude()
+        callback.update_locals({"n_steps": buffer.pos})
+        callback.on_rollout_end()
+    return going_on
+
+
+class _Rollout:
+    """
+    A buffer while it is filled.
+
+    :param model: the model
+    :param env: its environment
+    :param buffer: the buffer, empty
+    :param recorder: keeps the distribution of each step
     """
 
-    observations: PyTorchObs
-    actions: Tensor
-    values: Tensor
-    log_prob: Tensor
-    advantages: Tensor
-    returns: Tensor
-    n_steps: int | None
-    phi: Tensor | None
+    def __init__(self, model: TRPO, env: VecEnv, buffer: RolloutBuffer, recorder: BehaviourRecorder):
+        self._model = model
+        self._env = env
+        self._buffer = buffer
+        self._recorder = recorder
+        self._actor = ActorAlone(model.policy)
+        self._actions: list[Tensor] = []
+        self._timed_out: list[tuple[int, int, Any]] = []
 
-    def __len__(self) -> int:
-        return len(self.advantages)
-
-    def cells(self) -> Tensor | None:
+    def step(self) -> dict[str, Any]:
         """
-        Cell (environment, block of time) of each sample.
+        Act once in every environment.
 
-        :return: shape (n_samples,), int64; None if the order is unknown
+        :return: what SB3's loop has in its local variables then
         """
-        if self.n_steps is None:
-            return None
-        sample = torch.arange(len(self))
-        block = (sample % self.n_steps) * TIME_BLOCKS // self.n_steps
-        return (sample // self.n_steps) * TIME_BLOCKS + block
+        model, policy, position = self._model, self._model.policy, self._buffer.pos
+        if model.use_sde and model.sde_sample_freq > 0 and position % model.sde_sample_freq == 0:
+            policy.reset_noise(self._env.num_envs)
+        assert model._last_obs is not None, "No previous observation was provided"
+        refuse_non_finite("observations", model._last_obs, position)
+        with torch.no_grad():
+            obs_tensor = obs_as_tensor(model._last_obs, model.device)
+            sampled, behaviour = self._actor(obs_tensor)
+        self._recorder.keep(position, behaviour)
+        self._actions.append(sampled)
+        actions = sampled.cpu().numpy()
+        clipped_actions = _within_bounds(policy, actions)
+        new_obs, rewards, dones, infos = self._env.step(clipped_actions)
+        model.num_timesteps += self._env.num_envs
+        return {
+            "obs_tensor": obs_tensor,
+            "actions": actions,
+            "clipped_actions": clipped_actions,
+            "new_obs": new_obs,
+            "rewards": rewards,
+            "dones": dones,
+            "infos": infos,
+        }
 
-    def cell_name(self, cell: int | None) -> str | None:
+    def store(self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: Any, **_: Any) -> None:
         """
-        Name a cell for a person.
+        Put a step into the buffer, and remember the episodes that were cut off.
 
-        :param cell: its index
-        :return: environment and steps, None for None
+        :param actions: as sampled
+        :param new_obs: observations behind it
+        :param rewards: shape (n_envs,)
+        :param dones: shape (n_envs,)
+        :param infos: one of each environment
         """
-        if cell is None or self.n_steps is None:
-            return None
-        environment, block = divmod(cell, TIME_BLOCKS)
-        first, end = (-(-edge * self.n_steps // TIME_BLOCKS) for edge in (block, block + 1))
-        return f"environment {environment}, steps {first} to {end - 1}"
+        model, buffer, position = self._model, self._buffer, self._buffer.pos
+        model._update_info_buffer(infos, dones)
+        _fill(buffer.observations, position, model._last_obs)
+        buffer.actions[position] = actions.reshape(buffer.n_envs, buffer.action_dim)
+        buffer.rewards[position] = rewards
+        buffer.episode_starts[position] = model._last_episode_starts
+        for index, done in enumerate(dones):
+            if done and infos[index].get("TimeLimit.truncated", False):
+                observation = infos[index].get("terminal_observation")
+                if observation is not None:
+                    self._timed_out.append((position, index, copy.deepcopy(observation)))
+        model._last_obs, model._last_episode_starts = new_obs, dones
+        buffer.pos += 1
+        buffer.full = buffer.pos == buffer.buffer_size
+
+    def evaluate(self) -> None:
+        """Compute log-probabilities and values of all that was stored, and let cut-off episodes go on in expectation."""
+        model, buffer, n_steps = self._model, self._buffer, self._buffer.pos
+        phi = self._recorder.by_step(n_steps) if n_steps > 0 else None
+        if phi is None:
+            return
+        with torch.no_grad():
+            actions = torch.cat(self._actions[:n_steps])
+            # SB3 shapes actions as the space after it has taken their log-probabilities.
+            actions = actions if actions.ndim == 1 else actions.flatten(start_dim=1)
+            log_prob = with_parameters(model.policy.action_dist, phi).log_prob(actions)
+        buffer.log_probs[:n_steps] = log_prob.cpu().numpy().reshape(n_steps, buffer.n_envs)
+        observations = _map_arrays(lambda array: array[:n_steps].reshape(-1, *array.shape[2:]), buffer.observations)
+        buffer.values[:n_steps] = _values(model.policy, observations).reshape(n_steps, buffer.n_envs)
+        if self._timed_out:
+            steps, environments, last = zip(*self._timed_out, strict=True)
+            observations = model.policy.obs_to_tensor(_stacked(last))[0]
+            with torch.no_grad():
+                values = model.policy.predict_values(observations).flatten().cpu().numpy()
+            buffer.rewards[steps, environments] += model.gamma * values
+
+    def conclude(self) -> None:
+        """Compute advantages and returns (GAE, Schulman et al. 2016, arXiv 1506.02438, eq. 16)."""
+        model, buffer = self._model, self._buffer
+        assert model._last_episode_starts is not None
+        last_values = _values(model.policy, model._last_obs)
+        going_on = 1.0 - np.append(buffer.episode_starts[1:], [model._last_episode_starts.astype(np.float32)], axis=0)
+        next_values = np.append(buffer.values[1:], [last_values], axis=0)
+        residuals = buffer.rewards + buffer.gamma * next_values * going_on - buffer.values
+        decay = buffer.gamma * buffer.gae_lambda * going_on
+        advantage = np.zeros_like(last_values)
+        for step in reversed(range(buffer.buffer_size)):
+            advantage = residuals[step] + decay[step] * advantage
+            buffer.advantages[step] = advantage
+        buffer.returns = buffer.advantages + buffer.values
 
 
-class BehaviourRecorder:
-    """Keeps the behaviour's torch distribution of each step of a rollout."""
-
-    def __init__(self) -> None:
-        self._steps: dict[int, Any] = {}
-
-    @contextmanager
-    def recording(self, policy: ActorCriticPolicy, buffer: RolloutBuffer) -> Iterator[None]:
-        """
-        Watch the policy while a rollout is collected.
-
-        :param policy: the behaviour
-        :param buffer: the buffer that is filled; its ``pos`` is the step
-        :yields: nothing
-        """
-        self._steps = {}
-
-        def before(_: Any, args: Any, kwargs: Any) -> None:
-            observations = args[0] if args else kwargs.get("obs")
-            refuse_non_finite("observations", observations, getattr(buffer, "pos", None))
-
-        def after(module: Any, *_: Any) -> None:
-            # A callback may call the policy again before the step is stored: the first call of a step is the behaviour's.
-            self._steps.setdefault(getattr(buffer, "pos", -1), getattr(module.action_dist, "distribution", None))
-
-        handles = [policy.register_forward_pre_hook(before, with_kwargs=True), policy.register_forward_hook(after)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def phi(self, n_steps: int, n_envs: int) -> Tensor | None:
-        """
-        Give out what was recorded.
-
-        :param n_steps: steps of the rollout
-        :param n_envs: environments
-        :return: phi, shape (n_envs * n_steps, n_parameters), environment by environment; None unless every step is there
-        """
-        distributions = [self._steps.get(step) for step in range(n_steps)]
-        if any(dist is None for dist in distributions):
-            return None
-        phi = distribution_parameters(distributions)
-        if len(phi) != n_steps * n_envs:
-            return None
-        return phi.view(n_steps, n_envs, -1).transpose(0, 1).reshape(n_steps * n_envs, -1).detach()
+def _within_bounds(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
+    """What the environment is given: a Gaussian knows no bounds."""
+    space = policy.action_space
+    if not isinstance(space, spaces.Box):
+        return actions
+    return policy.unscale_action(actions) if policy.squash_output else np.clip(actions, space.low, space.high)
 
 
-def read_batch(buffer: RolloutBuffer, recorder: BehaviourRecorder) -> RolloutBatch:
-    """
-    Read a full buffer once, environment by environment.
-
-    :param buffer: SB3's buffer, or a custom one: then its own ``get`` decides about content and order
-    :param recorder: what was recorded during collection
-    :return: the batch
-    """
-    ordered = type(buffer).get in (RolloutBuffer.get, DictRolloutBuffer.get)
-    if ordered:
-        # Drawing one sample flattens the buffer, and takes from numpy's stream what sb3-contrib's policy step takes.
-        next(iter(buffer.get(batch_size=1)))
-        data = buffer._get_samples(np.arange(buffer.buffer_size * buffer.n_envs))
+def _fill(arrays: Any, position: int, observations: Any) -> None:
+    """Store a step's observations; the buffer's shape of a discrete one is (n_envs, 1)."""
+    if isinstance(arrays, dict):
+        for key, array in arrays.items():
+            _fill(array, position, observations[key])
     else:
-        data = _concatenated(list(buffer.get(batch_size=None)))
-    n_steps = buffer.buffer_size if ordered else None
-    return RolloutBatch(
-        observations=data.observations,
-        actions=data.actions,
-        values=data.old_values.flatten(),
-        log_prob=data.old_log_prob.flatten(),
-        advantages=data.advantages.flatten(),
-        returns=data.returns.flatten(),
-        n_steps=n_steps,
-        phi=recorder.phi(buffer.buffer_size, buffer.n_envs) if ordered else None,
-    )
+        arrays[position] = np.reshape(observations, arrays.shape[1:])
 
 
-def _concatenated(parts: list[Any]) -> Any:
-    if len(parts) == 1:
-        return parts[0]
-
-    def join(column: tuple[Any, ...]) -> Any:
-        if isinstance(column[0], dict):
-            return {key: torch.cat([part[key] for part in column]) for key in column[0]}
-        return torch.cat(column)
-
-    return type(parts[0])(*(join(column) for column in zip(*parts, strict=True)))
+def _map_arrays(function: Any, tree: Any) -> Any:
+    return {key: function(value) for key, value in tree.items()} if isinstance(tree, dict) else function(tree)
 
 
-def refuse_non_finite_rollout(batch: RolloutBatch, buffer: RolloutBuffer, last_obs: Any) -> None:
-    """
-    Check everything that an update reads; causes come before what they poison.
-
-    :param batch: the batch
-    :param buffer: where it comes from, for its rewards
-    :param last_obs: observations after the last step, which the last values come from
-    :raises NonFiniteError: naming what and where
-    """
-    for name, tensors in (("observations", batch.observations), ("actions", batch.actions)):
-        refuse_non_finite(name, tensors, n_steps=batch.n_steps)
-    rewards = torch.as_tensor(np.asarray(getattr(buffer, "rewards", ())))
-    if rewards.ndim == 2:
-        refuse_non_finite("rewards", rewards.T.reshape(-1), n_steps=len(rewards))
-    if last_obs is not None:
-        refuse_non_finite("observations", last_obs, step=buffer.buffer_size)
-    for name in ("values", "log_prob", "advantages", "returns"):
-        refuse_non_finite(name, getattr(batch, name), n_steps=batch.n_steps)
+def _stacked(observations: tuple[Any, ...]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
+    return np.stack(observations)
 
 
-def refuse_non_finite(name: str, data: Any, step: int | None = None, n_steps: int | None = None) -> None:
-    """
-    Raise if anything is NaN or infinite in float32.
-
-    :param name: what it is, for the message
-    :param data: tensor, array, or dict of them; the first dimension is the environment if ``step`` is given, else the
-        sample
-    :param step: step of the rollout that the data are from
-    :param n_steps: steps of each environment, if samples are ordered by environment
-    :raises NonFiniteError: naming what and where
-    """
-    if isinstance(data, dict):
-        for key, value in data.items():
-            refuse_non_finite(f"{name}[{key!r}]", value, step, n_steps)
-        return
-    tensor = torch.as_tensor(data)
-    if not tensor.is_floating_point():
-        return
-    # As the policy sees it: float64 beyond the range of float32 is infinite to it.
-    tensor = tensor.float()
-    if bool(torch.isfinite(tensor).all()):
-        return
-    bad = ~torch.isfinite(tensor.reshape(len(tensor), -1)).all(dim=-1)
-    first = int(bad.nonzero()[0])
-    if step is not None:
-        where = f"environment {first}, step {step}"
-    elif n_steps is not None:
-        where = "environment {}, step {}".format(*divmod(first, n_steps))
-    else:
-        where = f"sample {first} of the custom buffer"
-    raise NonFiniteError(
-        f"non-finite {name} in the rollout: first at {where} ({int(bad.sum())} affected). Policy and optimiser were not "
-        "changed. Check the environment's rewards and observations there (a sensor, a division, an exploding simulation); "
-        "stable_baselines3.common.vec_env.VecCheckNan finds the step that makes them."
-    )
-
-
-def refuse_non_finite_parameters(policy: ActorCriticPolicy) -> None:
-    """
-    Raise if a parameter or buffer of the policy is NaN or infinite.
-
-    :param policy: the policy
-    :raises NonFiniteError: naming the first one
-    """
-    tensors = {name: t for name, t in policy.state_dict().items() if isinstance(t, Tensor) and t.is_floating_point()}
-    if not tensors or bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).all()):
-        return
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise NonFiniteError(
-                f"non-finite parameter {name!r} in the policy: it was broken by something other than an update of TRPO. "
-                "Nothing was changed; load the last good checkpoint."
-            )
+def _values(policy: ActorCriticPolicy, observations: Any) -> np.ndarray:
+    """The critic's values, in parts that fit the memory; shape (n_samples,)."""
+    arrays = list(observations.values()) if isinstance(observations, dict) else [observations]
+    n_samples = len(arrays[0])
+    bytes_each = 4 * sum(array[0].size for array in arrays)
+    size = max(1, VALUES_MEMORY // bytes_each)
+    with torch.no_grad():
+        parts = [
+            policy.predict_values(
+                obs_as_tensor(_map_arrays(lambda array, first=first: array[first : first + size], observations), policy.device)
+            ).flatten()
+            for first in range(0, n_samples, size)
+        ]
+    values: np.ndarray = torch.cat(parts).cpu().numpy()
+    return values

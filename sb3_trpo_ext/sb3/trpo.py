@@ -38,22 +38,22 @@ from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
 from sb3_trpo_ext.monitoring.run_folder import CSV_NAME, RunFolder
 from sb3_trpo_ext.sb3.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
+from sb3_trpo_ext.sb3.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
+from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.errors import StaleBatchError
+from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_parameters
 from sb3_trpo_ext.sb3.guard import all_or_nothing
 from sb3_trpo_ext.sb3.messages import stale_batch_message
 from sb3_trpo_ext.sb3.problems import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
-from sb3_trpo_ext.sb3.rollout import (
-    BehaviourRecorder,
-    RolloutBatch,
-    read_batch,
-    refuse_non_finite_parameters,
-    refuse_non_finite_rollout,
-)
+from sb3_trpo_ext.sb3.rollout import collect_rollout, why_sb3_loop
 from sb3_trpo_ext.sb3.run_paths import find_run_folder
 from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
 from sb3_trpo_ext.sb3.summary import SKIPPED, mean_entropy, mean_std, preconditioner_notes, summarise
 from sb3_trpo_ext.sb3.validation import SIZES, notice_unit, refuse_impossible, warn_about_risks
+
+ACTOR_ALONE = "actor alone"
+"""How a rollout was collected, as the report says it, where it was not by SB3's loop."""
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
@@ -223,6 +223,8 @@ class TRPO(sb3_contrib.TRPO):
         self._updates_skipped = 0
         self._choice: Choice | None = None
         self._recorder = BehaviourRecorder()
+        self._collection: str | None = None
+        self._changed_while_collecting: str | None = None
         self._run_folder: RunFolder | None = None
         if _init_setup_model:
             self._setup_model()
@@ -259,7 +261,7 @@ class TRPO(sb3_contrib.TRPO):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """
-        Collect with SB3's own loop, while the behaviour is recorded.
+        Collect with the actor alone, values at the end; with SB3's own loop where something may need more than that.
 
         :param env: The training environment
         :param callback: Callback that will be called at each step
@@ -269,6 +271,11 @@ class TRPO(sb3_contrib.TRPO):
         :raises NonFiniteError: at a parameter or an observation that is not finite
         """
         refuse_non_finite_parameters(self.policy)
+        own = type(self).collect_rollouts is TRPO.collect_rollouts
+        reason = why_sb3_loop(self, callback, rollout_buffer, n_rollout_steps) if own else "a subclass collects in its own way"
+        self._collection = ACTOR_ALONE if reason is None else f"SB3's loop: {reason}"
+        if reason is None:
+            return collect_rollout(self, env, callback, rollout_buffer, self._recorder)
         with self._recorder.recording(self.policy, rollout_buffer):
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
@@ -336,6 +343,7 @@ class TRPO(sb3_contrib.TRPO):
             fisher_rung=choice.rung.name if choice else "",
             explained_variance=evaluated.problem.explained_variance,
             explained_variance_after=explained_after,
+            collection=self._collection,
             notes=(choice.rung.rejected if choice else ()) + preconditioner_notes(result.solve),
         )
         for key, value in logged_values(report):
@@ -388,7 +396,7 @@ class TRPO(sb3_contrib.TRPO):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["last_update", "last_update_inputs", "_choice", "_recorder", "_run_folder"]
+        ours = ["last_update", "last_update_inputs", "_choice", "_recorder", "_collection", "_run_folder"]
         return [*super()._excluded_save_params(), *ours]
 
 

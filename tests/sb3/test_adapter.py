@@ -18,7 +18,7 @@ from sb3_trpo_ext.core.reduce import WeightedMean
 from sb3_trpo_ext.sb3 import action_distributions
 from sb3_trpo_ext.sb3.action_distributions import action_distribution, base_actions, distribution_parameters
 from sb3_trpo_ext.sb3.adapter import PolicyFunction
-from sb3_trpo_ext.sb3.rollout import read_batch
+from sb3_trpo_ext.sb3.batch import read_batch
 from sb3_trpo_ext.sb3.stacks import actor_stack
 from tests.sb3.spaces import (
     ACTIONS,

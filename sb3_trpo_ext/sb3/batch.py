@@ -1,0 +1,131 @@
+"""The batch that a rollout yields: everything that an update reads, in a known order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
+
+from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
+from sb3_trpo_ext.sb3.finiteness import refuse_non_finite
+
+TIME_BLOCKS = 8
+"""Blocks of time in which staleness is looked for: short enough to find a change halfway, long enough to average."""
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """
+    One rollout, flat. Where the order is known, sample = environment * n_steps + step.
+
+    :param observations: tensor or dict of tensors, first dimension n_samples, as SB3's buffer gives them
+    :param actions: shape (n_samples, ...), float32
+    :param values: of the rollout, shape (n_samples,)
+    :param log_prob: of the actions under the behaviour, shape (n_samples,)
+    :param advantages: shape (n_samples,)
+    :param returns: shape (n_samples,)
+    :param n_steps: steps of each environment; None if a custom buffer orders samples in its own way
+    :param phi: the behaviour's distribution parameters, shape (n_samples, n_parameters); None if not recorded
+    """
+
+    observations: PyTorchObs
+    actions: Tensor
+    values: Tensor
+    log_prob: Tensor
+    advantages: Tensor
+    returns: Tensor
+    n_steps: int | None
+    phi: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.advantages)
+
+    def cells(self) -> Tensor | None:
+        """
+        Cell (environment, block of time) of each sample.
+
+        :return: shape (n_samples,), int64; None if the order is unknown
+        """
+        if self.n_steps is None:
+            return None
+        sample = torch.arange(len(self))
+        block = (sample % self.n_steps) * TIME_BLOCKS // self.n_steps
+        return (sample // self.n_steps) * TIME_BLOCKS + block
+
+    def cell_name(self, cell: int | None) -> str | None:
+        """
+        Name a cell for a person.
+
+        :param cell: its index
+        :return: environment and steps, None for None
+        """
+        if cell is None or self.n_steps is None:
+            return None
+        environment, block = divmod(cell, TIME_BLOCKS)
+        first, end = (-(-edge * self.n_steps // TIME_BLOCKS) for edge in (block, block + 1))
+        return f"environment {environment}, steps {first} to {end - 1}"
+
+
+def read_batch(buffer: RolloutBuffer, recorder: BehaviourRecorder) -> RolloutBatch:
+    """
+    Read a full buffer once, environment by environment.
+
+    :param buffer: SB3's buffer, or a custom one: then its own ``get`` decides about content and order
+    :param recorder: what was recorded during collection
+    :return: the batch
+    """
+    ordered = type(buffer).get in (RolloutBuffer.get, DictRolloutBuffer.get)
+    if ordered:
+        # Drawing one sample flattens the buffer, and takes from numpy's stream what sb3-contrib's policy step takes.
+        next(iter(buffer.get(batch_size=1)))
+        data = buffer._get_samples(np.arange(buffer.buffer_size * buffer.n_envs))
+    else:
+        data = _concatenated(list(buffer.get(batch_size=None)))
+    n_steps = buffer.buffer_size if ordered else None
+    return RolloutBatch(
+        observations=data.observations,
+        actions=data.actions,
+        values=data.old_values.flatten(),
+        log_prob=data.old_log_prob.flatten(),
+        advantages=data.advantages.flatten(),
+        returns=data.returns.flatten(),
+        n_steps=n_steps,
+        phi=recorder.phi(buffer.buffer_size, buffer.n_envs) if ordered else None,
+    )
+
+
+def _concatenated(parts: list[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(column: tuple[Any, ...]) -> Any:
+        if isinstance(column[0], dict):
+            return {key: torch.cat([part[key] for part in column]) for key in column[0]}
+        return torch.cat(column)
+
+    return type(parts[0])(*(join(column) for column in zip(*parts, strict=True)))
+
+
+def refuse_non_finite_rollout(batch: RolloutBatch, buffer: RolloutBuffer, last_obs: Any) -> None:
+    """
+    Check everything that an update reads; causes come before what they poison.
+
+    :param batch: the batch
+    :param buffer: where it comes from, for its rewards
+    :param last_obs: observations after the last step, which the last values come from
+    :raises NonFiniteError: naming what and where
+    """
+    for name, tensors in (("observations", batch.observations), ("actions", batch.actions)):
+        refuse_non_finite(name, tensors, n_steps=batch.n_steps)
+    rewards = torch.as_tensor(np.asarray(getattr(buffer, "rewards", ())))
+    if rewards.ndim == 2:
+        refuse_non_finite("rewards", rewards.T.reshape(-1), n_steps=len(rewards))
+    if last_obs is not None:
+        refuse_non_finite("observations", last_obs, step=buffer.buffer_size)
+    for name in ("values", "log_prob", "advantages", "returns"):
+        refuse_non_finite(name, getattr(batch, name), n_steps=batch.n_steps)
