@@ -8,7 +8,10 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rl_zoo3 import exp_manager
+
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
+from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from sb3_trpo_ext.zoo import convert_config
 
 # Functions of the Zoo that raise, with nothing begun, when what was typed names nothing that exists
@@ -82,6 +85,8 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     :param arguments: the user's own flags
     :return: exit code
     """
+    if name == "train":
+        use_fast_wrappers()
     sys.argv = [f"python -m sb3_trpo_ext {name}", *SCRIPTS[name].defaults, *_own_config(name, arguments), *arguments]
     try:
         _entry(SCRIPTS[name])()
@@ -94,6 +99,11 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
             raise
         return _fail(str(error))
     return 0
+
+
+def use_fast_wrappers() -> None:
+    """Let the Zoo's trainings run in our wrappers, whose results, files and ``isinstance`` are those of SB3's."""
+    vars(exp_manager).update(DummyVecEnv=FastDummyVecEnv, VecNormalize=FastVecNormalize)
 
 
 def _entry(script: Script) -> Callable[[], object]:

@@ -19,9 +19,9 @@ from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.core.critic import CriticResult, CriticSettings
 from sb3_trpo_ext.core.value_regression import ValueRegression
 from sb3_trpo_ext.sb3 import critic, critic_stack, stacks
+from sb3_trpo_ext.sb3.batch import read_batch
 from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.problems import evaluate_batch
-from sb3_trpo_ext.sb3.batch import read_batch
 from tests.sb3.spaces import InPlaceReLU, collect, make_env, make_model, same, state_of, with_extractor
 
 

@@ -1,6 +1,8 @@
 """``python -m sb3_trpo_ext`` and the Zoo's own scripts, run as a person runs them."""
 
+import json
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_trpo_ext
 from sb3_trpo_ext.zoo.cli import SCRIPTS, run
@@ -50,6 +53,16 @@ def test_the_users_own_flags_win() -> None:
     # Another algorithm gets neither our YAML nor our algorithm
     python("-m", "sb3_trpo_ext", "train", "--algo", "ppo", "--env", "Pendulum-v1", *QUICK, "-n", "64", "-params", "n_steps:16")
     assert "kl_reduction" not in yaml.unsafe_load(Path("logs/ppo/Pendulum-v1_1/Pendulum-v1/config.yml").read_text())
+
+
+def test_train_runs_in_our_wrappers_and_leaves_files_that_are_sb3s() -> None:
+    python("-m", "sb3_trpo_ext", "train", "--env", "Acrobot-v1", *QUICK, "-n", "128", "-params", "n_steps:64")
+    folder = Path("logs/trpo/Acrobot-v1_1/Acrobot-v1")
+    statistics = (folder / "vecnormalize.pkl").read_bytes()
+    assert b"sb3_trpo_ext" not in statistics
+    assert type(pickle.loads(statistics)) is VecNormalize
+    report = json.loads((folder.parent / "updates.jsonl").read_text().splitlines()[-1])
+    assert report["collection"] == "actor alone"
 
 
 def test_environments_in_processes_of_their_own() -> None:
