@@ -24,18 +24,17 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from benchmarks import measure, memory, page, products
+from benchmarks import measure, memory, page, products, whole_page
 from benchmarks.bars import ON_TRAINED, Verdict, verdicts
 from benchmarks.cells import AS_SHIPPED, EQUAL_WORK, SHAPES, Cell
 from benchmarks.peers import PEERS
 from benchmarks.sb3_sides import ContribSide, OurSide
 from benchmarks.watch import DifferentWork
-from evidence.provenance import REPO
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-CSV, PAGE = REPO / "results" / "benchmark_update.csv", REPO / "docs" / "benchmarks.md"
+CSV, PAGE = whole_page.RESULTS / whole_page.UPDATE_CSV, whole_page.PAGE
 UPDATE, PRODUCTS, MEMORY = "update", "products", "memory"
 HUGE = str(2**40)
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": HUGE, "MALLOC_TOP_PAD_": str(2**28)}
@@ -144,16 +143,6 @@ def show_bars(found: list[Verdict], console: Console) -> None:
     console.print(shown)
 
 
-def write_page(path: Path, source: Path) -> None:
-    """
-    Write the page from the CSV.
-
-    :param path: of the page
-    :param source: of the CSV
-    """
-    page.write_whole(path, page.page(page.read(source), str(source.relative_to(REPO))))
-
-
 def run(args: argparse.Namespace, argv: list[str], console: Console) -> None:
     """
     Measure, print and write.
@@ -177,7 +166,7 @@ def run(args: argparse.Namespace, argv: list[str], console: Console) -> None:
             page.write_csv(path, page.merge(page.read(path), cells))
     show_bars(verdicts(measured), console)
     if args.write:
-        write_page(PAGE, CSV)
+        whole_page.write(PAGE, CSV.parent)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -194,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         print(memory.peak_mib(request.pop("side"), Cell(**request)))
         return 0
     if args.page:
-        write_page(PAGE, CSV)
+        whole_page.write(PAGE, CSV.parent)
         return 0
     try:
         run(args, sys.argv[1:] if argv is None else argv, Console(highlight=False))

@@ -24,10 +24,17 @@ class BehaviourRecorder:
 
     def __init__(self) -> None:
         self._steps: dict[int, Any] = {}
+        self.collection: str | None = None
+        self.changed: str | None = None
 
-    def clear(self) -> None:
-        """Forget the last rollout."""
+    def begin(self, collection: str) -> None:
+        """
+        Forget the last rollout.
+
+        :param collection: how the next one is collected, in words
+        """
         self._steps = {}
+        self.collection = collection
 
     def keep(self, step: int, distribution: Any) -> None:
         """
@@ -47,7 +54,6 @@ class BehaviourRecorder:
         :param buffer: the buffer that is filled; its ``pos`` is the step
         :yields: nothing
         """
-        self.clear()
 
         def before(_: Any, args: Any, kwargs: Any) -> None:
             observations = args[0] if args else kwargs.get("obs")

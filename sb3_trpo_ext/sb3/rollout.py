@@ -58,8 +58,8 @@ def why_sb3_loop(model: TRPO, callback: BaseCallback, buffer: RolloutBuffer, n_r
         return f"the buffer, {type(buffer).__name__}, collects in its own way"
     if n_rollout_steps != buffer.buffer_size:
         return "the rollout does not fill the buffer"
-    if model._changed_while_collecting is not None:
-        return f"{model._changed_while_collecting} changed while an earlier rollout was collected"
+    if model._recorder.changed is not None:
+        return f"{model._recorder.changed} changed while an earlier rollout was collected"
     return why_not_alone(model.policy) or what_needs_sb3_loop(callback)
 
 
@@ -80,11 +80,10 @@ def collect_rollout(
     policy = model.policy
     policy.set_training_mode(False)
     buffer.reset()
-    recorder.clear()
     if model.use_sde:
         policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
-    rollout = _Rollout(model, env, buffer, recorder)
+    rollout = Rollout(model, env, buffer, recorder)
     fingerprint = Fingerprint.of(policy)
     going_on = True
     while going_on and buffer.pos < buffer.buffer_size:
@@ -103,10 +102,10 @@ def collect_rollout(
         going_on = callback.on_step()
         if going_on:
             rollout.store(**step)
-    model._changed_while_collecting = fingerprint.changed(policy)
-    if model._changed_while_collecting is not None:
+    recorder.changed = fingerprint.changed(policy)
+    if recorder.changed is not None:
         warnings.warn(
-            f"TRPO: {model._changed_while_collecting} changed while the policy collected (by a callback, or a module that "
+            f"TRPO: {recorder.changed} changed while the policy collected (by a callback, or a module that "
             "keeps state): this rollout's values are those of the policy at its end. From now on SB3's own loop collects, "
             "which computes values at each step.",
             UserWarning,
@@ -120,7 +119,7 @@ def collect_rollout(
     return going_on
 
 
-class _Rollout:
+class Rollout:
     """
     A buffer while it is filled.
 

@@ -223,8 +223,6 @@ class TRPO(sb3_contrib.TRPO):
         self._updates_skipped = 0
         self._choice: Choice | None = None
         self._recorder = BehaviourRecorder()
-        self._collection: str | None = None
-        self._changed_while_collecting: str | None = None
         self._run_folder: RunFolder | None = None
         if _init_setup_model:
             self._setup_model()
@@ -273,7 +271,7 @@ class TRPO(sb3_contrib.TRPO):
         refuse_non_finite_parameters(self.policy)
         own = type(self).collect_rollouts is TRPO.collect_rollouts
         reason = why_sb3_loop(self, callback, rollout_buffer, n_rollout_steps) if own else "a subclass collects in its own way"
-        self._collection = ACTOR_ALONE if reason is None else f"SB3's loop: {reason}"
+        self._recorder.begin(ACTOR_ALONE if reason is None else f"SB3's loop: {reason}")
         if reason is None:
             return collect_rollout(self, env, callback, rollout_buffer, self._recorder)
         with self._recorder.recording(self.policy, rollout_buffer):
@@ -343,7 +341,7 @@ class TRPO(sb3_contrib.TRPO):
             fisher_rung=choice.rung.name if choice else "",
             explained_variance=evaluated.problem.explained_variance,
             explained_variance_after=explained_after,
-            collection=self._collection,
+            collection=self._recorder.collection,
             notes=(choice.rung.rejected if choice else ()) + preconditioner_notes(result.solve),
         )
         for key, value in logged_values(report):
@@ -396,7 +394,7 @@ class TRPO(sb3_contrib.TRPO):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["last_update", "last_update_inputs", "_choice", "_recorder", "_collection", "_run_folder"]
+        ours = ["last_update", "last_update_inputs", "_choice", "_recorder", "_run_folder"]
         return [*super()._excluded_save_params(), *ours]
 
 

@@ -64,7 +64,8 @@ class _SB3Side(ABC):
             self.model = cls("MlpPolicy", env, **_settings(cell), **settings)
         self.model.set_logger(configure(None, []))
         season(self.model.policy)
-        _, callback = self.model._setup_learn(10**9)
+        # A callback of the old kind: SB3's own loop collects on both sides, and their data are the same bits.
+        _, callback = self.model._setup_learn(10**9, lambda _locals, _globals: True)
         torch.manual_seed(0)
         self.model.collect_rollouts(env, callback, self.model.rollout_buffer, self.model.n_steps)
         self._policy = copy.deepcopy(self.model.policy.state_dict())

@@ -59,8 +59,8 @@ def _as_tensors(observations: Any) -> Any:
 
 def both_loops(make: Any) -> tuple[Any, Any]:
     ours, theirs = collect(make()), collect(make(), sb3_loop)
-    assert ours._collection == ACTOR_ALONE
-    assert theirs._collection.startswith("SB3's loop: ")
+    assert ours._recorder.collection == ACTOR_ALONE
+    assert theirs._recorder.collection.startswith("SB3's loop: ")
     return ours, theirs
 
 
@@ -188,7 +188,7 @@ def test_callbacks_are_called_as_by_sb3_and_see_the_same(stop_after: int | None)
         recorded = Recorded(stop_after)
         model = make_model("discrete", n_steps=32)
         model.learn(64, callback=[recorded] if not others else CallbackList([recorded, _Old()]))
-        assert (model._collection == ACTOR_ALONE) is (not others)
+        assert (model._recorder.collection == ACTOR_ALONE) is (not others)
         seen.append(recorded.calls)
     assert len(seen[0]) > 300
     assert same([list(call) for call in seen[0]], [list(call) for call in seen[1]])
@@ -245,7 +245,7 @@ def with_policy(policy: type) -> Any:
 
 
 def reason(model: Any, callback: Any = None) -> str:
-    return collect(model, callback)._collection
+    return collect(model, callback)._recorder.collection
 
 
 def test_policies_and_buffers_with_ways_of_their_own_are_left_to_sb3() -> None:
@@ -316,7 +316,7 @@ def test_weights_that_change_meanwhile_are_found_and_the_next_rollout_is_sb3s() 
     model = make_model(n_steps=32)
     with pytest.warns(UserWarning, match=r"value_net\.weight changed while the policy collected"):
         collect(model, Meddler("value_net"))
-    assert model._collection == ACTOR_ALONE
+    assert model._recorder.collection == ACTOR_ALONE
     assert reason(model) == "SB3's loop: value_net.weight changed while an earlier rollout was collected"
 
 
@@ -374,7 +374,7 @@ def test_an_observation_that_is_not_finite_stops_before_the_network_sees_it() ->
     model = with_extractor(Spy, env=env, n_steps=32)
     with pytest.raises(NonFiniteError, match="environment 0, step 5"):
         collect(model)
-    assert model._collection == ACTOR_ALONE
+    assert model._recorder.collection == ACTOR_ALONE
     assert all(bool(torch.isfinite(x).all()) for x in seen)
 
 
@@ -410,5 +410,5 @@ def test_memory_of_the_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(rollout, "VALUES_MEMORY", 4 * 36 * 36 * 10)
     monkeypatch.setattr(ActorCriticPolicy, "predict_values", lambda self, obs: (sizes.append(len(obs)), predict(self, obs))[1])
     collect(model)
-    assert model._collection == ACTOR_ALONE
+    assert model._recorder.collection == ACTOR_ALONE
     assert max(sizes) == 10

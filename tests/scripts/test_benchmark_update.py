@@ -116,7 +116,6 @@ def test_ratios_are_taken_within_a_repetition() -> None:
 
 
 def test_a_run_writes_every_row_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark_update, "REPO", tmp_path)
     monkeypatch.setattr(benchmark_update, "CSV", tmp_path / "results" / "benchmark_update.csv")
     monkeypatch.setattr(benchmark_update, "PAGE", tmp_path / "docs" / "benchmarks.md")
     arguments = [*ARGUMENTS, "--preconditioners", "none", "--peers", "--mode", EQUAL_WORK, AS_SHIPPED, "--write"]

@@ -1,0 +1,154 @@
+"""
+Time whole trainings: ours, sb3-contrib's TRPO and SB3's PPO take turns in one process, each as the RL Zoo runs it.
+
+Ours runs as `python -m sb3_trpo_ext train` does, in our wrappers, with our YAML; the others as `rl_zoo3.train` does, with the
+Zoo's settings (the number of environments is the cell's). The numbers are medians of ratios to sb3-contrib in the same
+repetition; the split is measured in repetitions of its own, since its clocks cost time. Stop background work first.
+
+    python scripts/benchmark_training.py                                  # HalfCheetah-v5, 2 environments
+    python scripts/benchmark_training.py --cell Hopper-v5:2 Ant-v5:2 CartPole-v1:2 HalfCheetah-v5:8 --write
+    python scripts/benchmark_training.py --page                           # docs/benchmarks.md again, from the CSVs
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from benchmarks import page, training_page, whole_page
+from benchmarks.measure import row
+from benchmarks.trainings import CONTRIB, IMPLEMENTATIONS, OURS, PARTS, PPO, BareSimulator, Training, alternate
+from evidence.configurations import BadInput
+from evidence.provenance import REPO
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+CSV = REPO / "results" / training_page.TRAINING_CSV
+WARM_UP = 1
+"""Untimed repetitions: the ladder is climbed, pools are filled, running statistics exist."""
+
+
+def parse_cell(text: str) -> tuple[str, int]:
+    """
+    Read a cell.
+
+    :param text: environment id and number of environments, ``ID:N``
+    :return: both
+    """
+    task, _, n_envs = text.partition(":")
+    if not n_envs.isdigit() or int(n_envs) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a cell is ID:N, for example HalfCheetah-v5:2")
+    return task, int(n_envs)
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """
+    Read the command line.
+
+    :param argv: arguments; None for the process's own
+    :return: what was asked for
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", nargs="+", type=parse_cell, default=[("HalfCheetah-v5", 2)], metavar="ID:N")
+    parser.add_argument("--sides", nargs="+", choices=[OURS, PPO], default=[OURS, PPO], help="beside sb3-contrib")
+    parser.add_argument("--repetitions", type=int, default=7, metavar="K", help="(default: %(default)s)")
+    parser.add_argument("--split-repetitions", type=int, default=3, metavar="K", help="(default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=2, metavar="K", help="updates in a repetition (default: %(default)s)")
+    parser.add_argument("--write", action="store_true", help=f"add the rows to {CSV.name} and write docs/benchmarks.md")
+    parser.add_argument("--page", action="store_true", help="measure nothing: write docs/benchmarks.md from the CSVs")
+    return parser.parse_args(argv)
+
+
+def measure_cell(task: str, n_envs: int, args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
+    """
+    Measure a cell.
+
+    :param task: environment id
+    :param n_envs: environments
+    :param args: the command line
+    :param folder: where the trainings may write
+    :return: rows
+    """
+    sides = [Training(name, task, n_envs, folder / name) for name in IMPLEMENTATIONS if name in (CONTRIB, *args.sides)]
+    steps = args.updates * sides[0].steps_per_update
+    simulator = BareSimulator(task, n_envs)
+    alternate([*sides, simulator], steps, WARM_UP, lambda side, steps: side.train(steps))
+    whole = alternate([*sides, simulator], steps, args.repetitions, lambda side, steps: side.train(steps))
+    split = alternate(sides, steps, args.split_repetitions, lambda side, steps: side.split(steps))
+    rows = []
+    for found, parts in ((whole, whole[CONTRIB][0]), (split, PARTS)):
+        for part in parts:
+            base = [each[part] for each in found[CONTRIB]]
+            for name, measured in found.items():
+                values = [each[part] for each in measured if each.get(part)]
+                if values and all(base):
+                    rows.append(row(part, name, values, base, "us"))
+                elif values:
+                    rows.append(
+                        {**row(part, name, values, values, "us"), "ratio": None, "ratio_low": None, "ratio_high": None}
+                    )
+    return [{"task": task, "n_envs": n_envs, **each} for each in rows]
+
+
+def show(rows: list[dict[str, str]], console: Console) -> None:
+    """
+    Print a cell.
+
+    :param rows: its rows
+    :param console: where
+    """
+    title = f"{rows[0]['task']}, {rows[0]['n_envs']} environments: microseconds an environment step"
+    table = Table(title=title, title_justify="left")
+    for column in ("part", "side", "median", "ratio to sb3-contrib"):
+        table.add_column(column, justify="left" if column in ("part", "side") else "right", overflow="fold")
+    for each in rows:
+        table.add_row(*map(Text, (each["part"], each["side"], each["value"], training_page.ratio_text(each))))
+    console.print(table)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Do what was asked for.
+
+    :param argv: arguments; None for the process's own
+    :return: exit code
+    """
+    args = parse_arguments(argv)
+    console = Console(highlight=False)
+    if args.page:
+        whole_page.write()
+        return 0
+    torch.set_num_threads(1)
+    source = page.origin(shlex.join(["python", "scripts/benchmark_training.py", *(sys.argv[1:] if argv is None else argv)]))
+    measured: list[dict[str, str]] = []
+    for task, n_envs in args.cell:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                rows = measure_cell(task, n_envs, args, Path(folder))
+            except (BadInput, LookupError) as error:
+                print(f"benchmark_training: {error}", file=sys.stderr)
+                return 2
+        cells = training_page.as_cells(rows, source)
+        show(cells, console)
+        measured += cells
+        if args.write:
+            training_page.add(CSV, cells)
+    for line in training_page.verdict_lines(measured):
+        console.print(line, markup=False)
+    if args.write:
+        whole_page.write()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
