@@ -1,4 +1,4 @@
 """TRPO's numerics: torch and the standard library only."""
 
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 """Rises whenever an accepted step can change; every measured row in ``results/`` carries it."""

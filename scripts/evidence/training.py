@@ -190,7 +190,10 @@ def train(run: Run, folder: Path, progress: Progress) -> tuple[Row, list[Row]]:
     :raises RuntimeError: if another class than asked for would train, or training ended early
     """
     if run.implementation == "ours":
-        import sb3_trpo_ext.zoo  # noqa: F401  (puts our TRPO in the place of sb3-contrib's, for this process)
+        # In this process only: the first import puts our TRPO in the place of sb3-contrib's.
+        from sb3_trpo_ext.zoo.cli import use_fast_wrappers
+
+        use_fast_wrappers()
     manager = make_manager(run, folder)
     trainer = ALGOS[manager.algo].__module__.partition(".")[0]
     if trainer != expected_module(run):
