@@ -1,0 +1,107 @@
+"""Whether the trust region holds, on this batch and on the next, and how hard it is to find a step within it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import mean, median
+
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.core.status import Diagnostic, UpdateStatus
+from sb3_trpo_ext.monitoring.monitor import WARN, Finding, Monitor
+
+SPIKE, SPIKE_SHARE = 10.0, 50.0
+DRIFT_SHARE = 3.0
+BACKTRACKS = 4.0
+REJECTED = 0.5
+UNUSED = 0.1
+UPDATES = 10
+
+
+class KLMonitor(Monitor):
+    """
+    Watches the KL divergence and the line search.
+
+    :param on_trouble: "warn", or "stop": end training at a critical alarm
+    :param spike: TR101: the worst state's KL is so many times its recent median
+    :param spike_share: TR101: and so many times target_kl
+    :param drift_share: TR102: the KL of the last two policies on the next batch is so many times target_kl
+    :param backtracks: TR103: mean number of rejected candidates of the last updates
+    :param rejected: TR104: share of the last updates whose step was rejected
+    :param unused: TR105: median of the last updates' KL, as a share of target_kl, is below it
+    :param verbose: as in SB3
+    """
+
+    diagnostics = (Diagnostic.DRIFT,)
+
+    def __init__(
+        self,
+        on_trouble: str = WARN,
+        spike: float = SPIKE,
+        spike_share: float = SPIKE_SHARE,
+        drift_share: float = DRIFT_SHARE,
+        backtracks: float = BACKTRACKS,
+        rejected: float = REJECTED,
+        unused: float = UNUSED,
+        verbose: int = 0,
+    ):
+        super().__init__(on_trouble, verbose)
+        self.spike = spike
+        self.spike_share = spike_share
+        self.drift_share = drift_share
+        self.backtracks = backtracks
+        self.rejected = rejected
+        self.unused = unused
+
+    def figures(self) -> dict[str, float | None]:
+        """
+        Shares of target_kl, and how the last searches went.
+
+        :return: by name
+        """
+        report = self.reports[-1]
+        searched = self._searched()
+        return {
+            "kl_share": report.kl / report.target_kl if report.accepted else None,
+            "kl_max_share": report.kl_max / report.target_kl if report.accepted else None,
+            "drift_share": report.drift_kl / report.target_kl if report.drift_kl is not None else None,
+            "backtracks": mean(r.line_search_backtracks or 0 for r in searched) if searched else None,
+            "rejected_share": mean(not r.accepted for r in searched) if searched else None,
+        }
+
+    def judge(self, report: UpdateReport) -> Iterator[Finding]:
+        """
+        Find what is wrong now.
+
+        :param report: the newest update
+        :yields: code and evidence
+        """
+        yield from self._spikes(report)
+        if report.drift_kl is not None and report.drift_kl > self.drift_share * report.target_kl:
+            yield "TR102", {"drift_kl": report.drift_kl, "target_kl": report.target_kl}
+        figures = self.figures()
+        searched = self._searched()[-UPDATES:]
+        if len(searched) < UPDATES:
+            return
+        rejected = mean(not r.accepted for r in searched)
+        if rejected >= self.rejected:
+            yield "TR104", {"rejected_share": float(rejected), "updates": UPDATES, "advice": report.advice}
+            return
+        backtracks = float(figures["backtracks"] or 0.0)
+        if backtracks >= self.backtracks:
+            yield "TR103", {"backtracks": backtracks, "target_kl": report.target_kl}
+        used = median(r.kl / r.target_kl for r in searched if r.accepted)
+        if used < self.unused:
+            yield "TR105", {"kl_share": used, "cg_damping": report.cg_damping}
+
+    def _searched(self) -> list[UpdateReport]:
+        """Updates that came as far as the line search."""
+        ends = (str(UpdateStatus.ACCEPTED), str(UpdateStatus.LINE_SEARCH_FAILED))
+        return [report for report in self.reports if report.status in ends]
+
+    def _spikes(self, report: UpdateReport) -> Iterator[Finding]:
+        earlier = [r.kl_max for r in list(self.reports)[:-1] if r.accepted]
+        if len(earlier) < UPDATES or not report.accepted:
+            return
+        usual = median(earlier)
+        if report.kl_max > self.spike * usual and report.kl_max > self.spike_share * report.target_kl:
+            yield "TR101", {"kl_max": report.kl_max, "usual": usual, "target_kl": report.target_kl}
