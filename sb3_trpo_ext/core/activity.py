@@ -33,6 +33,9 @@ SLOPE_FLOOR = 5e-3
 FAR = 20.0
 """So far right, the slope of the ReLU family is 1, and that of bounded activations 0."""
 
+PLACES = (-FAR, -1.0, 0.5, 2.0, FAR)
+"""A function with the same slope at all of them is taken for linear."""
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (nn.Linear, *CONVOLUTIONS)
 
@@ -110,13 +113,13 @@ def layer_activity(modules: Iterable[tuple[str, nn.Module]], forward: Callable[[
                 stack.callback(module.register_forward_pre_hook(partial(_before, seen, name)).remove)
         forward()
     found: list[LayerActivity] = []
-    convolution = False
+    layer: nn.Module | None = None
     for now, then in zip(seen, [*seen[1:], None], strict=True):
-        if now.is_layer:
-            convolution = isinstance(now.module, CONVOLUTIONS)
-        function = _function(now, then)
+        layer = now.module if now.is_layer else layer
+        # Before the first layer there are observations, and no units.
+        function = None if layer is None else _function(now, then)
         if function is not None:
-            found.append(_measure(now, function, convolution))
+            found.append(_measure(now, function, isinstance(layer, CONVOLUTIONS)))
     return tuple(found)
 
 
@@ -133,11 +136,16 @@ def evenly(n_samples: int, at_most: int) -> Tensor:
 
 
 def _may_be_activation(module: nn.Module) -> bool:
-    """Torch's own, or anybody's leaf without parameters and buffers."""
-    if type(module).__module__ == nn.ReLU.__module__:
+    """Torch's own, or anybody's module without parameters and buffers; none that consists of others."""
+    if next(module.children(), None) is not None:
+        return False
+    if _is_torchs_activation(module):
         return True
-    leaf = next(module.children(), None) is None
-    return leaf and not module._parameters and not module._buffers and not type(module).__module__.startswith("torch.")
+    return not module._parameters and not module._buffers and not type(module).__module__.startswith("torch.")
+
+
+def _is_torchs_activation(module: nn.Module) -> bool:
+    return type(module).__module__ == nn.ReLU.__module__
 
 
 def _before(seen: list[_Seen], name: str, module: nn.Module, args: tuple[object, ...]) -> None:
@@ -167,7 +175,7 @@ def _function(now: _Seen, then: _Seen | None) -> Function | None:
 
 @torch.no_grad()
 def _elementwise(module: nn.Module, values: Tensor) -> bool:
-    """Whether a module treats each entry by itself (softmax does not), and does something at all (dropout does not)."""
+    """Whether a module treats each entry by itself (softmax does not) and is no linear function, such as a change of scale."""
     if isinstance(module, nn.PReLU):
         return True
     result = module(values.clone())
@@ -176,7 +184,10 @@ def _elementwise(module: nn.Module, values: Tensor) -> bool:
     alone = module(values[:1, :1].clone())
     if not torch.allclose(alone, result[:1, :1], rtol=1e-5, atol=1e-6):
         return False
-    return type(module).__module__ == nn.ReLU.__module__ or not torch.equal(result, values)
+    if _is_torchs_activation(module):
+        return True
+    slopes = torch.stack([_slopes(module, torch.full_like(values[:1], place)) for place in PLACES])
+    return bool((slopes != slopes[0]).any())
 
 
 def _measure(seen: _Seen, function: Function, convolution: bool) -> LayerActivity:

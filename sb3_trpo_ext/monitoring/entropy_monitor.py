@@ -59,6 +59,7 @@ class EntropyMonitor(Monitor):
         return {
             "entropy_slope": slope(entropies),
             "exploration_left": now / first if now is not None and first else None,
+            "exploration_lost": self._lost(first) if first else None,
         }
 
     def judge(self, report: UpdateReport) -> Iterator[Finding]:

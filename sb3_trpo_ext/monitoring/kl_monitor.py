@@ -63,6 +63,7 @@ class KLMonitor(Monitor):
         return {
             "kl_share": report.kl / report.target_kl if report.accepted else None,
             "kl_max_share": report.kl_max / report.target_kl if report.accepted else None,
+            "kl_max_spike": self._spike(),
             "drift_share": report.drift_kl / report.target_kl if report.drift_kl is not None else None,
             "backtracks": mean(r.line_search_backtracks or 0 for r in searched) if searched else None,
             "rejected_share": mean(not r.accepted for r in searched) if searched else None,
@@ -75,7 +76,9 @@ class KLMonitor(Monitor):
         :param report: the newest update
         :yields: code and evidence
         """
-        yield from self._spikes(report)
+        spike = self._spike()
+        if spike is not None and spike > self.spike and report.kl_max > self.spike_share * report.target_kl:
+            yield "TR101", {"kl_max": report.kl_max, "times_its_median": spike, "target_kl": report.target_kl}
         if report.drift_kl is not None and report.drift_kl > self.drift_share * report.target_kl:
             yield "TR102", {"drift_kl": report.drift_kl, "target_kl": report.target_kl}
         figures = self.figures()
@@ -98,10 +101,10 @@ class KLMonitor(Monitor):
         ends = (str(UpdateStatus.ACCEPTED), str(UpdateStatus.LINE_SEARCH_FAILED))
         return [report for report in self.reports if report.status in ends]
 
-    def _spikes(self, report: UpdateReport) -> Iterator[Finding]:
-        earlier = [r.kl_max for r in list(self.reports)[:-1] if r.accepted]
-        if len(earlier) < UPDATES or not report.accepted:
-            return
-        usual = median(earlier)
-        if report.kl_max > self.spike * usual and report.kl_max > self.spike_share * report.target_kl:
-            yield "TR101", {"kl_max": report.kl_max, "usual": usual, "target_kl": report.target_kl}
+    def _spike(self) -> float | None:
+        """The worst state's KL over its own median in the updates before."""
+        *earlier, newest = self.reports
+        usual = [report.kl_max for report in earlier if report.accepted]
+        if len(usual) < UPDATES or not newest.accepted:
+            return None
+        return newest.kl_max / median(usual)

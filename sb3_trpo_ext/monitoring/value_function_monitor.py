@@ -65,6 +65,7 @@ class ValueFunctionMonitor(Monitor):
             "value_loss_trend": slope([math.log(loss) for loss in losses]),
             "extra_critic_epochs": None if enforced is None else float(max(0, report.critic_epochs - enforced)),
             "flattery": flattery(report),
+            **dict(zip(("value_loss_rise", "explained_variance_fall"), self._changes() or (None, None), strict=True)),
         }
 
     def judge(self, report: UpdateReport) -> Iterator[Finding]:
@@ -84,7 +85,9 @@ class ValueFunctionMonitor(Monitor):
             epochs = {"critic_epochs": report.critic_epochs, "enforced": report.critic_epochs_enforced or 0}
             yield "TR501", {"share": float(failed), "updates": UPDATES, **epochs}
         yield from self._explains_nothing()
-        yield from self._degrades()
+        rise, fall = self._changes() or (0.0, 0.0)
+        if rise > self.rise and fall > self.fall:
+            yield "TR504", {"value_loss_rise": rise, "explained_variance_fall": fall, "updates": WINDOW}
         flattered = [value for value in map(flattery, latest) if value is not None]
         if len(flattered) >= UPDATES // 2 and median(flattered) > self.flattered:
             yield (
@@ -103,17 +106,15 @@ class ValueFunctionMonitor(Monitor):
         if len(known) == WINDOW and max(known) <= self.least_explained:
             yield "TR503", {"largest_explained_variance": max(known), "updates": WINDOW}
 
-    def _degrades(self) -> Iterator[Finding]:
+    def _changes(self) -> tuple[float, float] | None:
+        """From the older half of the window to the newer: how many times the value loss, how much less is explained."""
         window = self.recent(WINDOW)
-        before, now = window[: WINDOW // 2], window[WINDOW // 2 :]
-        losses = [[r.value_loss_after for r in part if r.value_loss_after is not None] for part in (before, now)]
-        explained = [[r.explained_variance_after for r in p if r.explained_variance_after is not None] for p in (before, now)]
+        halves = (window[: WINDOW // 2], window[WINDOW // 2 :])
+        losses = [[r.value_loss_after for r in half if r.value_loss_after] for half in halves]
+        explained = [[r.explained_variance_after for r in half if r.explained_variance_after is not None] for half in halves]
         if not all(map(bool, (*losses, *explained))):
-            return
-        rise = median(losses[1]) / max(median(losses[0]), 1e-300)
-        fall = median(explained[0]) - median(explained[1])
-        if rise > self.rise and fall > self.fall:
-            yield "TR504", {"value_loss_rise": rise, "explained_variance_fall": fall, "updates": WINDOW}
+            return None
+        return median(losses[1]) / median(losses[0]), median(explained[0]) - median(explained[1])
 
 
 def flattery(report: UpdateReport) -> float | None:
