@@ -9,13 +9,22 @@ from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic, UpdateStatus
 from sb3_trpo_ext.monitoring.monitor import WARN, Finding, Monitor
 
+# Where a figure's range in ordinary runs is told, it is that of results/monitor_figures.csv (scripts/calibrate_monitors.py).
+
 LEVEL = 1e-3
-BIAS = 0.5
-TIME_BIAS = 0.5
-BIAS_UPDATES = 10
-TOP_WEIGHT = 0.5
-TOP_UPDATES = 5
+"""With a perfect critic one update in a thousand is below it, and never ten in a row."""
+
+BIAS, BIAS_UPDATES = 0.3, 20
+"""While a policy improves, values lag behind. Ordinary: up to 0.34 throughout ten updates, 0.02 throughout twenty."""
+
+TIME_BIAS, TIME_BIAS_UPDATES = 0.3, 10
+"""Ordinary: up to 0.11 throughout ten updates."""
+
+TOP_WEIGHT, TOP_UPDATES = 0.7, 5
+"""Ordinary: a median of up to 0.52 of five updates; a Gaussian has 0.08."""
+
 SIGNAL_UPDATES = 3
+"""Ordinary: none. An episode that happens to give no reward is no alarm."""
 
 NO_SIGNAL = (str(UpdateStatus.ZERO_VARIANCE_ADVANTAGES), str(UpdateStatus.ZERO_GRADIENT))
 
@@ -26,8 +35,8 @@ class AdvantageMonitor(Monitor):
 
     :param on_trouble: "warn", or "stop": end training at a critical alarm
     :param level: TR601, TR602: a bias counts if its p-value, corrected for the number of bins, is below this
-    :param bias: TR601: and if it is at least this share of the residuals' root mean square, in each of the last ten updates
-    :param time_bias: TR602: the same of one bin of time within the episode, in the same bin and direction
+    :param bias: TR601: and if it is at least this share of the residuals' root mean square, in each of the last twenty updates
+    :param time_bias: TR602: the same of one bin of time within the episode, beyond the overall one, throughout ten updates
     :param top_weight: TR603: share of the variance that the largest 1 % make
     :param verbose: as in SB3
     """
@@ -67,8 +76,7 @@ class AdvantageMonitor(Monitor):
         :param report: the newest update
         :yields: code and evidence
         """
-        latest = self.recent(BIAS_UPDATES)
-        shares = [self._significant(r) for r in latest]
+        shares = [self._significant(r) for r in self.recent(BIAS_UPDATES)]
         if shares and (min(shares) >= self.bias or max(shares) <= -self.bias):
             yield (
                 "TR601",
@@ -80,7 +88,7 @@ class AdvantageMonitor(Monitor):
                     "updates": BIAS_UPDATES,
                 },
             )
-        elif latest:
+        elif latest := self.recent(TIME_BIAS_UPDATES):
             yield from self._by_time(latest)
         weights = [r.advantage_top_weight for r in self.recent(TOP_UPDATES) if r.advantage_top_weight is not None]
         if len(weights) == TOP_UPDATES and median(weights) > self.top_weight:
@@ -103,7 +111,7 @@ class AdvantageMonitor(Monitor):
         for start, share in by_update[-1].items():
             others = [shares.get(start, 0.0) for shares in by_update]
             if min(others) >= self.time_bias or max(others) <= -self.time_bias:
-                yield "TR602", {"from_step": start, "share": share, "p": newest.td_time_p or 0.0, "updates": BIAS_UPDATES}
+                yield "TR602", {"from_step": start, "share": share, "p": newest.td_time_p or 0.0, "updates": TIME_BIAS_UPDATES}
                 return
 
 
