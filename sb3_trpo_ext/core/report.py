@@ -83,6 +83,28 @@ class UpdateReport:
     :param explained_variance_after: by the values after the epochs
     :param collection: "actor alone", or "SB3's loop" and why; None: the rollout was not collected by this model
     :param notes: anything else that a person should know
+    :param cg_damping_range: (low, high) between which lambda adapts; () if it does not
+    :param critic_epochs_enforced: epochs that are always done
+    :param activity_samples: samples that the activity was measured on; None, like all that follows, if nobody subscribed to it
+    :param layer_names: every activation, after "actor" or "critic" and a blank
+    :param layer_units: how many units it has (of a convolution: channels)
+    :param layer_dead: share of them that are dead: no slope for any sample, of the ReLU family
+    :param layer_saturated: share of them that are saturated: no slope for any sample, of tanh, sigmoid and the like
+    :param actor_inactive: largest share of dead or saturated units of any activation of the actor
+    :param critic_inactive: the same of the critic
+    :param drift_kl: mean KL(pi_k || pi_{k-1}) on the batch that pi_k collected; None if the step before was not taken
+    :param td_mean: mean one-step TD residual
+    :param td_rms: root mean square of the residuals
+    :param td_z: their bias in standard errors
+    :param td_p: two-sided p-value of it
+    :param td_time_starts: first step within the episode of each bin that was tested
+    :param td_time_means: mean residual in each bin
+    :param td_time_z: its bias in standard errors
+    :param td_time_p: smallest p-value of any bin, corrected for the number of bins
+    :param explained_variance_mc: of the Monte-Carlo returns of episodes that end in the batch, by the values of the rollout
+    :param mc_samples: steps of those episodes
+    :param advantage_kurtosis: excess kurtosis of the raw advantages
+    :param advantage_top_weight: share of their variance that the largest 1 % make
     """
 
     numerics_version: int
@@ -147,6 +169,28 @@ class UpdateReport:
     explained_variance_after: float | None
     collection: str | None = None
     notes: tuple[str, ...] = ()
+    cg_damping_range: tuple[float, ...] = ()
+    critic_epochs_enforced: int | None = None
+    activity_samples: int | None = None
+    layer_names: tuple[str, ...] = ()
+    layer_units: tuple[int, ...] = ()
+    layer_dead: tuple[float, ...] = ()
+    layer_saturated: tuple[float, ...] = ()
+    actor_inactive: float | None = None
+    critic_inactive: float | None = None
+    drift_kl: float | None = None
+    td_mean: float | None = None
+    td_rms: float | None = None
+    td_z: float | None = None
+    td_p: float | None = None
+    td_time_starts: tuple[int, ...] = ()
+    td_time_means: tuple[float, ...] = ()
+    td_time_z: tuple[float, ...] = ()
+    td_time_p: float | None = None
+    explained_variance_mc: float | None = None
+    mc_samples: int | None = None
+    advantage_kurtosis: float | None = None
+    advantage_top_weight: float | None = None
 
     @property
     def accepted(self) -> bool:

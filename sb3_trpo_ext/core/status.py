@@ -26,6 +26,19 @@ class AdvisedStatus(str, Enum):
         return str(self.value)
 
 
+class Diagnostic(str, Enum):
+    """What an update computes only if somebody has subscribed to it (``TRPO.subscribe``)."""
+
+    ACTIVITY = "activity"
+    DRIFT = "drift"
+    RESIDUALS = "residuals"
+    EPISODES = "episodes"
+    TAILS = "tails"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
 class CGStatus(AdvisedStatus):
     """Why conjugate gradient stopped."""
 

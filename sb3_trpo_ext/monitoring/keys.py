@@ -34,6 +34,16 @@ KEYS: dict[str, str] = {
     "train/value_loss_after": "value_loss_after",
     "train/explained_variance_after": "explained_variance_after",
     "train/updates_skipped": "updates_skipped",
+    # Ours, where a monitor has subscribed to them.
+    "train/drift_kl": "drift_kl",
+    "train/actor_inactive_units": "actor_inactive",
+    "train/critic_inactive_units": "critic_inactive",
+    "train/td_bias": "td_mean",
+    "train/td_bias_z": "td_z",
+    "train/td_bias_p_by_time": "td_time_p",
+    "train/explained_variance_mc": "explained_variance_mc",
+    "train/advantage_kurtosis": "advantage_kurtosis",
+    "train/advantage_top_weight": "advantage_top_weight",
 }
 
 NOT_IN_TENSORBOARD = frozenset({"train/n_updates"})

@@ -20,7 +20,7 @@ from sb3_trpo_ext.monitoring.keys import KEYS, logged_values
 
 Row = tuple[float, ...]
 
-CSV_NAME = "progress.csv"
+CSV_NAME, ALARMS_NAME = "progress.csv", "alarms.jsonl"
 
 
 def _histories(report: UpdateReport) -> dict[str, Row]:
@@ -57,7 +57,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self._fresh:
-            self._put_aside(["updates.jsonl", *([CSV_NAME] if with_csv else []), *_npy_names(report)])
+            self._put_aside(["updates.jsonl", ALARMS_NAME, *([CSV_NAME] if with_csv else []), *_npy_names(report)])
             self._fresh = False
         path = self.path / "updates.jsonl"
         _drop_cut_off_line(path)

@@ -41,6 +41,7 @@ from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
 from sb3_trpo_ext.sb3.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
 from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.critic import Critic
+from sb3_trpo_ext.sb3.diagnosis import Diagnosis
 from sb3_trpo_ext.sb3.errors import StaleBatchError
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_parameters
 from sb3_trpo_ext.sb3.guard import all_or_nothing
@@ -224,6 +225,7 @@ class TRPO(sb3_contrib.TRPO):
         self._choice: Choice | None = None
         self._recorder = BehaviourRecorder()
         self._run_folder: RunFolder | None = None
+        self._diagnosis = Diagnosis()
         if _init_setup_model:
             self._setup_model()
 
@@ -254,6 +256,20 @@ class TRPO(sb3_contrib.TRPO):
     def _kl_scale(self) -> float:
         """Bounded KL = this * joint KL."""
         return 1.0 if self.kl_unit == "joint" else 1.0 / action_distribution(self.policy).independent_dims
+
+    @property
+    def run_folder(self) -> Path | None:
+        """Where this run's files are; None before the first update, and if it has none."""
+        return None if self._run_folder is None else self._run_folder.path
+
+    def subscribe(self, *names: str) -> None:
+        r"""
+        Have diagnostics computed with every update from now on, for as long as this object lives (they are not saved).
+
+        :param \*names: of ``core.status.Diagnostic``
+        :raises ValueError: for any other name
+        """
+        self._diagnosis.subscribe(names)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -343,6 +359,9 @@ class TRPO(sb3_contrib.TRPO):
             explained_variance_after=explained_after,
             collection=self._recorder.collection,
             notes=(choice.rung.rejected if choice else ()) + preconditioner_notes(result.solve),
+            cg_damping_range=(damping.low, damping.high) if damping.adaptive else (),
+            critic_epochs_enforced=int(self.n_critic_updates),
+            **self._diagnosis.fields(self, inputs),
         )
         for key, value in logged_values(report):
             self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)
@@ -394,7 +413,7 @@ class TRPO(sb3_contrib.TRPO):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["last_update", "last_update_inputs", "_choice", "_recorder", "_run_folder"]
+        ours = ["last_update", "last_update_inputs", "_choice", "_recorder", "_run_folder", "_diagnosis"]
         return [*super()._excluded_save_params(), *ours]
 
 

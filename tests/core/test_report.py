@@ -39,6 +39,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "float | None": st.none() | finite_numbers,
     "int | None": st.none() | st.integers(),
     "str | None": st.none() | st.text(),
+    "tuple[int, ...]": st.lists(st.integers(), max_size=4).map(tuple),
     "tuple[float, ...]": st.lists(finite_numbers, max_size=4).map(tuple),
     "tuple[float | None, ...]": st.lists(st.none() | finite_numbers, max_size=4).map(tuple),
     "tuple[str, ...]": st.lists(st.text(), max_size=4).map(tuple),

@@ -1,0 +1,140 @@
+"""Whether the advantages carry a signal, and an unbiased one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.core.status import Diagnostic, UpdateStatus
+from sb3_trpo_ext.monitoring.monitor import WARN, Finding, Monitor
+
+# Where a figure's range in ordinary runs is told, it is that of results/monitor_figures.csv (scripts/calibrate_monitors.py).
+
+LEVEL = 1e-3
+"""With a perfect critic one update in a thousand is below it, and never ten in a row."""
+
+BIAS, BIAS_UPDATES = 0.3, 20
+"""While a policy improves, values lag behind. Ordinary: up to 0.34 throughout ten updates, 0.02 throughout twenty."""
+
+TIME_BIAS, TIME_BIAS_UPDATES = 0.3, 10
+"""Ordinary: up to 0.11 throughout ten updates."""
+
+TOP_WEIGHT, TOP_UPDATES = 0.7, 5
+"""Ordinary: a median of up to 0.52 of five updates; a Gaussian has 0.08."""
+
+SIGNAL_UPDATES = 3
+"""Ordinary: none. An episode that happens to give no reward is no alarm."""
+
+NO_SIGNAL = (str(UpdateStatus.ZERO_VARIANCE_ADVANTAGES), str(UpdateStatus.ZERO_GRADIENT))
+
+
+class AdvantageMonitor(Monitor):
+    """
+    Watches the raw advantages.
+
+    :param on_trouble: "warn", or "stop": end training at a critical alarm
+    :param level: TR601, TR602: a bias counts if its p-value, corrected for the number of bins, is below this
+    :param bias: TR601: and if it is at least this share of the residuals' root mean square, in each of the last twenty updates
+    :param time_bias: TR602: the same of one bin of time within the episode, beyond the overall one, throughout ten updates
+    :param top_weight: TR603: share of the variance that the largest 1 % make
+    :param verbose: as in SB3
+    """
+
+    diagnostics = (Diagnostic.RESIDUALS, Diagnostic.TAILS)
+
+    def __init__(
+        self,
+        on_trouble: str = WARN,
+        level: float = LEVEL,
+        bias: float = BIAS,
+        time_bias: float = TIME_BIAS,
+        top_weight: float = TOP_WEIGHT,
+        verbose: int = 0,
+    ):
+        super().__init__(on_trouble, verbose)
+        self.level = level
+        self.bias = bias
+        self.time_bias = time_bias
+        self.top_weight = top_weight
+
+    def figures(self) -> dict[str, float | None]:
+        """
+        Bias as a share of the residuals.
+
+        :return: by name
+        """
+        return {
+            "td_bias_share": bias_share(self.reports[-1]),
+            "td_bias_share_by_time": max((abs(s) for s in time_shares(self.reports[-1]).values()), default=None),
+        }
+
+    def judge(self, report: UpdateReport) -> Iterator[Finding]:
+        """
+        Find what is wrong now.
+
+        :param report: the newest update
+        :yields: code and evidence
+        """
+        shares = [self._significant(r) for r in self.recent(BIAS_UPDATES)]
+        if shares and (min(shares) >= self.bias or max(shares) <= -self.bias):
+            yield (
+                "TR601",
+                {
+                    "td_mean": report.td_mean or 0.0,
+                    "td_rms": report.td_rms or 0.0,
+                    "td_z": report.td_z or 0.0,
+                    "median_share": median(shares),
+                    "updates": BIAS_UPDATES,
+                },
+            )
+        elif latest := self.recent(TIME_BIAS_UPDATES):
+            yield from self._by_time(latest)
+        weights = [r.advantage_top_weight for r in self.recent(TOP_UPDATES) if r.advantage_top_weight is not None]
+        if len(weights) == TOP_UPDATES and median(weights) > self.top_weight:
+            evidence = {"top_weight": median(weights), "kurtosis": report.advantage_kurtosis or 0.0}
+            yield "TR603", {**evidence, "std": report.advantage_std or 0.0}
+        silent = self.recent(SIGNAL_UPDATES)
+        if silent and all(r.status in NO_SIGNAL for r in silent):
+            yield "TR604", {"updates": SIGNAL_UPDATES, "status": report.status, "advantage_std": report.advantage_std or 0.0}
+
+    def _significant(self, report: UpdateReport) -> float:
+        share = bias_share(report)
+        return 0.0 if share is None or report.td_p is None or report.td_p >= self.level else share
+
+    def _by_time(self, latest: list[UpdateReport]) -> Iterator[Finding]:
+        """One bin, the same in each update, on the same side."""
+        newest = latest[-1]
+        if any(r.td_time_p is None or r.td_time_p >= self.level for r in latest):
+            return
+        by_update = [time_shares(r) for r in latest]
+        for start, share in by_update[-1].items():
+            others = [shares.get(start, 0.0) for shares in by_update]
+            if min(others) >= self.time_bias or max(others) <= -self.time_bias:
+                yield "TR602", {"from_step": start, "share": share, "p": newest.td_time_p or 0.0, "updates": TIME_BIAS_UPDATES}
+                return
+
+
+def bias_share(report: UpdateReport) -> float | None:
+    """
+    Give the bias as a share of the residuals' size.
+
+    :param report: the update
+    :return: mean / root mean square, in [-1, 1]
+    """
+    if report.td_mean is None or not report.td_rms:
+        return None
+    return report.td_mean / report.td_rms
+
+
+def time_shares(report: UpdateReport) -> dict[int, float]:
+    """
+    Give each bin's bias, beyond the overall one, as a share of the residuals' size.
+
+    :param report: the update
+    :return: by first step of the bin
+    """
+    if report.td_mean is None or not report.td_rms:
+        return {}
+    pairs = zip(report.td_time_starts, report.td_time_means, strict=True)
+    return {start: (value - report.td_mean) / report.td_rms for start, value in pairs}

@@ -1,0 +1,69 @@
+"""Whether the networks' units still do something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.core.status import Diagnostic
+from sb3_trpo_ext.monitoring.monitor import WARN, Finding, Monitor
+
+INACTIVE = 0.1
+"""The issue's share, above which a person is told."""
+
+WHOLE_LAYER = 0.9
+"""A layer of 64 units of which 6 are left: less than most observation spaces have dimensions."""
+
+
+class DeadNeuronMonitor(Monitor):
+    """
+    Watches the activity of every layer of actor and critic.
+
+    :param on_trouble: "warn", or "stop": end training at a critical alarm
+    :param inactive: TR301, TR302: share of a layer's units that are dead or saturated
+    :param whole_layer: TR303: the same share, of which next to nothing is left
+    :param verbose: as in SB3
+    """
+
+    diagnostics = (Diagnostic.ACTIVITY,)
+
+    def __init__(self, on_trouble: str = WARN, inactive: float = INACTIVE, whole_layer: float = WHOLE_LAYER, verbose: int = 0):
+        super().__init__(on_trouble, verbose)
+        self.inactive = inactive
+        self.whole_layer = whole_layer
+
+    def figures(self) -> dict[str, float | None]:
+        """
+        Inactive units of every layer.
+
+        :return: by name
+        """
+        report = self.reports[-1]
+        layers = zip(report.layer_names, report.layer_dead, report.layer_saturated, strict=True)
+        return {f"inactive/{name.replace(' ', '/')}": dead + saturated for name, dead, saturated in layers}
+
+    def judge(self, report: UpdateReport) -> Iterator[Finding]:
+        """
+        Find what is wrong now.
+
+        :param report: the newest update
+        :yields: code and evidence
+        """
+        both = tuple(dead + saturated for dead, saturated in zip(report.layer_dead, report.layer_saturated, strict=True))
+        kinds = (
+            ("TR301", report.layer_dead, self.inactive),
+            ("TR302", report.layer_saturated, self.inactive),
+            ("TR303", both, self.whole_layer),
+        )
+        for code, shares, limit in kinds:
+            worst = max(range(len(shares)), key=shares.__getitem__, default=None)
+            if worst is not None and shares[worst] > limit:
+                yield (
+                    code,
+                    {
+                        "layer": report.layer_names[worst],
+                        "share": shares[worst],
+                        "units": report.layer_units[worst],
+                        "samples": report.activity_samples or 0,
+                    },
+                )

@@ -1,0 +1,177 @@
+"""
+What all monitors have in common: when they look, when an alarm is raised, and what becomes of it.
+
+A monitor looks at ``model.last_update`` once an update, where SB3 next calls it: at the start of the next rollout, or at the
+end of training (twice, in the RL Zoo). It reads the report and changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.core.status import Diagnostic
+from sb3_trpo_ext.monitoring.alarm import Alarm, Evidence, TrustRegionWarning
+from sb3_trpo_ext.monitoring.alarms import Severity
+from sb3_trpo_ext.monitoring.run_folder import ALARMS_NAME
+
+WINDOW = 20
+"""Updates that a monitor remembers."""
+
+CALM_UPDATES = 5
+"""Updates without it after which a trouble is over, so that one that comes and goes is said once."""
+
+WARN, STOP = "warn", "stop"
+
+Finding = tuple[str, Evidence]
+
+
+class Monitor(BaseCallback):
+    """
+    Judges every update, and says once when trouble begins.
+
+    :param on_trouble: "warn", or "stop": end training at a critical alarm
+    :param verbose: as in SB3
+    :raises ValueError: for any other ``on_trouble``
+    """
+
+    diagnostics: ClassVar[tuple[Diagnostic, ...]] = ()
+    """What has to be computed in the update for it."""
+
+    def __init__(self, on_trouble: str = WARN, verbose: int = 0):
+        super().__init__(verbose)
+        if on_trouble not in (WARN, STOP):
+            raise ValueError(f"{type(self).__name__}: on_trouble={on_trouble!r} is neither {WARN!r} nor {STOP!r}.")
+        self.on_trouble = on_trouble
+        self.alarms: list[Alarm] = []
+        self.reports: deque[UpdateReport] = deque(maxlen=WINDOW)
+        # Numbers that a monitor keeps longer than its window.
+        self.kept: dict[str, float] = {}
+        self._calm: dict[str, int] = {}
+        self._seen: int | None = None
+        self._stopping = False
+
+    @abstractmethod
+    def judge(self, report: UpdateReport) -> Iterator[Finding]:
+        """
+        Find what is wrong now. ``self.reports`` ends with this report.
+
+        :param report: the newest update
+        :yields: code of an alarm, and its evidence
+        """
+
+    def figures(self) -> dict[str, float | None]:
+        """
+        Give what is logged under ``monitor/``, beside what the update itself has logged.
+
+        :return: by name; None is not logged
+        """
+        return {}
+
+    def recent(self, n_updates: int) -> list[UpdateReport]:
+        """
+        Give the newest reports.
+
+        :param n_updates: how many
+        :return: so many, the newest last; none if there are not so many yet
+        """
+        return list(self.reports)[-n_updates:] if len(self.reports) >= n_updates else []
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        Give what a resumed run needs to go on as if it had not ended.
+
+        :return: plain numbers, strings, lists and dicts
+        """
+        return {
+            "alarms": [dataclasses.asdict(alarm) for alarm in self.alarms],
+            "reports": [report.to_json() for report in self.reports],
+            "kept": dict(self.kept),
+            "calm": dict(self._calm),
+            "seen": self._seen,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Go on from a state.
+
+        :param state: of ``state_dict``
+        """
+        self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
+        self.reports = deque(map(UpdateReport.from_json, state["reports"]), maxlen=WINDOW)
+        self.kept, self._calm, self._seen = dict(state["kept"]), dict(state["calm"]), state["seen"]
+
+    def _init_callback(self) -> None:
+        subscribe = getattr(self.model, "subscribe", None)
+        if not callable(subscribe) or not hasattr(self.model, "last_update"):
+            cls = type(self.model)
+            raise TypeError(
+                f"{type(self).__name__} reads reports of sb3_trpo_ext.TRPO; this model is {cls.__module__}.{cls.__name__}, "
+                "which makes none. Use `from sb3_trpo_ext import TRPO`, or leave the monitor out."
+            )
+        subscribe(*self.diagnostics)
+
+    def _on_training_start(self) -> None:
+        # Who goes on after a stop means to.
+        self._stopping = False
+        if self._seen is None and self._last_update() is not None:
+            # From before this monitor was there.
+            self._seen = self._last_update().n_updates
+
+    def _on_rollout_start(self) -> None:
+        self._look()
+
+    def _on_training_end(self) -> None:
+        self._look()
+
+    def _on_step(self) -> bool:
+        return not self._stopping
+
+    def _last_update(self) -> Any:
+        return getattr(self.model, "last_update", None)
+
+    def _look(self) -> None:
+        report = self._last_update()
+        if report is None or report.n_updates == self._seen:
+            return
+        self._seen = report.n_updates
+        self.reports.append(report)
+        found = dict(self.judge(report))
+        for name, value in self.figures().items():
+            if value is not None:
+                self.logger.record(f"monitor/{name}", value)
+        for code, evidence in found.items():
+            if code not in self._calm:
+                self._raise(Alarm(code, report.n_updates, report.num_timesteps, evidence))
+        calm = {code: 0 if code in found else updates + 1 for code, updates in self._calm.items()}
+        self._calm = {code: n for code, n in calm.items() if n < CALM_UPDATES} | dict.fromkeys(found, 0)
+
+    def _raise(self, alarm: Alarm) -> None:
+        self.alarms.append(alarm)
+        self._write(alarm)
+        if alarm.severity is Severity.INFO:
+            return
+        stops = alarm.severity is Severity.CRITICAL and self.on_trouble == STOP
+        self._stopping = self._stopping or stops
+        ending = f" Training stops here: on_trouble={STOP!r}." if stops else ""
+        # Explicitly: one line, without the line of code that says it, and said again by the next run of this process.
+        warnings.warn_explicit(f"TRPO: {alarm}{ending}", TrustRegionWarning, __package__, 0)
+
+    def _write(self, alarm: Alarm) -> None:
+        """Beside the other files of the run, if it has a folder."""
+        folder = getattr(self.model, "run_folder", None)
+        if folder is None:
+            return
+        try:
+            with (Path(folder) / ALARMS_NAME).open("a", encoding="utf-8") as file:
+                file.write(alarm.to_json() + "\n")
+        except OSError as error:
+            warnings.warn(f"TRPO: {ALARMS_NAME} can't be written ({error})", UserWarning, stacklevel=2)
