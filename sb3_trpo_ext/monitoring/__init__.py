@@ -6,6 +6,7 @@ from sb3_trpo_ext.monitoring.alarms import ALARMS, AlarmKind, Severity
 from sb3_trpo_ext.monitoring.conjugate_gradient_monitor import ConjugateGradientMonitor
 from sb3_trpo_ext.monitoring.dead_neuron_monitor import DeadNeuronMonitor
 from sb3_trpo_ext.monitoring.entropy_monitor import EntropyMonitor
+from sb3_trpo_ext.monitoring.flight_recorder import FlightRecorder
 from sb3_trpo_ext.monitoring.kl_monitor import KLMonitor
 from sb3_trpo_ext.monitoring.monitor import Monitor
 from sb3_trpo_ext.monitoring.trust_region_monitor import TrustRegionMonitor
@@ -19,6 +20,7 @@ __all__ = [
     "ConjugateGradientMonitor",
     "DeadNeuronMonitor",
     "EntropyMonitor",
+    "FlightRecorder",
     "KLMonitor",
     "Monitor",
     "Severity",

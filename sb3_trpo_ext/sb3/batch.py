@@ -30,6 +30,9 @@ class RolloutBatch:
     :param advantages: shape (n_samples,)
     :param returns: shape (n_samples,)
     :param n_steps: steps of each environment; None if a custom buffer orders samples in its own way
+    :param rewards: as the buffer has them, with the bootstraps of timed-out episodes, shape (n_steps, n_envs); None where a
+        custom buffer has its own idea of them
+    :param episode_starts: whether a step is its episode's first, same shape; None likewise
     :param phi: the behaviour's distribution parameters, shape (n_samples, n_parameters); None if not recorded
     """
 
@@ -40,6 +43,8 @@ class RolloutBatch:
     advantages: Tensor
     returns: Tensor
     n_steps: int | None
+    rewards: np.ndarray | None
+    episode_starts: np.ndarray | None
     phi: Tensor | None
 
     def __len__(self) -> int:
@@ -95,6 +100,8 @@ def read_batch(buffer: RolloutBuffer, recorder: BehaviourRecorder) -> RolloutBat
         advantages=data.advantages.flatten(),
         returns=data.returns.flatten(),
         n_steps=n_steps,
+        rewards=buffer.rewards if ordered else None,
+        episode_starts=buffer.episode_starts if ordered else None,
         phi=recorder.phi(buffer.buffer_size, buffer.n_envs) if ordered else None,
     )
 

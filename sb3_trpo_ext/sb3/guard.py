@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -11,29 +12,87 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
 
 from sb3_trpo_ext.core.flat import Snapshot
 
+FailureObserver = Callable[[BaseException], None]
+
+
+def tell(observers: Sequence[FailureObserver], error: BaseException) -> None:
+    """
+    Tell observers what a training died of; what goes wrong in one of them hides neither that nor the others.
+
+    :param observers: called in order
+    :param error: what it died of
+    """
+    for observer in observers:
+        try:
+            observer(error)
+        except Exception as problem:  # a person's callback may raise anything
+            warnings.warn(f"TRPO: {problem!r} while the end of the training was dealt with", UserWarning, stacklevel=3)
+
+
+@dataclass(frozen=True)
+class Held:
+    """
+    What a policy and its optimiser hold.
+
+    :param names: of the parameters and buffers, those that are not saved with a policy included
+    :param snapshot: of the same, in this order
+    :param modes: training mode of each module
+    :param optimizer: state of the optimiser
+    """
+
+    names: tuple[str, ...]
+    snapshot: Snapshot
+    modes: tuple[tuple[nn.Module, bool], ...]
+    optimizer: dict[str, Any]
+
+    @classmethod
+    def by(cls, policy: ActorCriticPolicy) -> Held:
+        """
+        Copy everything.
+
+        :param policy: the policy, with its optimiser
+        :return: the copies
+        """
+        tensors = dict(chain(policy.named_parameters(), policy.named_buffers()))
+        modes = tuple((module, module.training) for module in policy.modules())
+        return cls(tuple(tensors), Snapshot.take(tensors.values()), modes, copy.deepcopy(policy.optimizer.state_dict()))
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Copies by name."""
+        return dict(zip(self.names, self.snapshot.copies, strict=True))
+
+    def restore(self, policy: ActorCriticPolicy) -> None:
+        """
+        Put everything back, bit for bit.
+
+        :param policy: the same policy
+        """
+        self.snapshot.restore()
+        for module, training in self.modes:
+            module.training = training
+        # A copy: the optimiser may go on to write into what it is given.
+        policy.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        policy.optimizer.zero_grad(set_to_none=True)
+
 
 @contextmanager
-def all_or_nothing(policy: ActorCriticPolicy) -> Iterator[None]:
+def all_or_nothing(policy: ActorCriticPolicy) -> Iterator[Held]:
     """
     Restore parameters, buffers, training mode and optimiser state bit for bit if the body raises anything, Ctrl-C included.
 
     :param policy: the policy, with its optimiser
-    :yields: nothing
+    :yields: what they were
     """
-    snapshot = Snapshot.take(chain(policy.parameters(), policy.buffers()))
-    modes = [(module, module.training) for module in policy.modules()]
-    optimizer_state = copy.deepcopy(policy.optimizer.state_dict())
+    held = Held.by(policy)
     try:
-        yield
+        yield held
     except BaseException:
-        snapshot.restore()
-        for module, training in modes:
-            module.training = training
-        policy.optimizer.load_state_dict(optimizer_state)
-        policy.optimizer.zero_grad(set_to_none=True)
+        held.restore(policy)
         raise
 
 

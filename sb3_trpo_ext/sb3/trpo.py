@@ -44,13 +44,14 @@ from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.diagnosis import Diagnosis
 from sb3_trpo_ext.sb3.errors import StaleBatchError
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_parameters
-from sb3_trpo_ext.sb3.guard import all_or_nothing
+from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, tell
 from sb3_trpo_ext.sb3.messages import stale_batch_message
 from sb3_trpo_ext.sb3.problems import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
 from sb3_trpo_ext.sb3.rollout import collect_rollout, why_sb3_loop
 from sb3_trpo_ext.sb3.run_paths import find_run_folder
 from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
 from sb3_trpo_ext.sb3.summary import SKIPPED, mean_entropy, mean_std, preconditioner_notes, summarise
+from sb3_trpo_ext.sb3.update_start import RandomStates, UpdateStart
 from sb3_trpo_ext.sb3.validation import SIZES, notice_unit, refuse_impossible, warn_about_risks
 
 ACTOR_ALONE = "actor alone"
@@ -218,6 +219,10 @@ class TRPO(sb3_contrib.TRPO):
         self.warn_on_risky = warn_on_risky
         self.last_update: UpdateReport | None = None
         self.last_update_inputs: UpdateInputs | None = None
+        # Called with what ends a training before its time, once; callbacks add themselves when it begins.
+        self.failure_observers: list[FailureObserver] = []
+        # Also of an update that raised.
+        self.last_update_start: UpdateStart | None = None
         # Plain numbers, so that sb3-contrib can load what we save.
         self._adapted_damping: float | None = None
         self._adapted_damping_unit: str | None = None
@@ -300,10 +305,12 @@ class TRPO(sb3_contrib.TRPO):
         :raises StaleBatchError: the batch was not collected by this policy (``on_stale_batch="raise"``)
         :raises NonFiniteError: something in the rollout or the policy is not finite
         """
-        with all_or_nothing(self.policy):
+        random = RandomStates.now()
+        with all_or_nothing(self.policy) as held:
             self._update_learning_rate(self.policy.optimizer)
             self.policy.set_training_mode(False)
             batch = read_batch(self.rollout_buffer, self._recorder)
+            self.last_update_start = UpdateStart.of(self, held, random, batch)
             refuse_non_finite_parameters(self.policy)
             refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
             draws = Draws(sub_sample(self, len(batch)), scores(self))
@@ -407,13 +414,19 @@ class TRPO(sb3_contrib.TRPO):
         :param progress_bar: Display a progress bar using tqdm and rich
         :return: the trained model
         """
-        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self.failure_observers = []
+        try:
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        except BaseException as error:
+            tell(self.failure_observers, error)
+            raise
         if log_interval is not None and self.logger.name_to_value:
             self.logger.dump(step=self.num_timesteps)
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["last_update", "last_update_inputs", "_choice", "_recorder", "_run_folder", "_diagnosis"]
+        updates = ["last_update", "last_update_inputs", "last_update_start"]
+        ours = [*updates, "failure_observers", "_choice", "_recorder", "_run_folder", "_diagnosis"]
         return [*super()._excluded_save_params(), *ours]
 
 

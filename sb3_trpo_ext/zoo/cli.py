@@ -5,8 +5,9 @@ import importlib
 import runpy
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rl_zoo3 import exp_manager
 
@@ -57,23 +58,24 @@ PLOTS = {"train": "plot_train", "all": "all_plots", "from_file": "plot_from_file
 """``plots NAME``: the Zoo's plot scripts by one word."""
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str], others: Mapping[str, str] = MappingProxyType({})) -> int:
     """
     Run one script.
 
     :param arguments: the command line after ``python -m sb3_trpo_ext``
+    :param others: commands that are not run from here, for the help: summary by name
     :return: exit code; 2 for a command line that can't be run
     """
     name, *rest = arguments or ["-h"]
     if name in ("-h", "--help"):
-        print(_help())
+        print(_help(others))
         return 0
     if name == "convert-config":
         return convert_config.main(rest)
     if name == "plots":
         name, *rest = [PLOTS.get(rest[0], rest[0]), *rest[1:]] if rest else ["all_plots", "-h"]
     if name not in SCRIPTS:
-        return _fail(f"unknown script {name!r}: choose from {', '.join([*SCRIPTS, 'convert-config'])}")
+        return _fail(f"unknown script {name!r}: choose from {', '.join([*SCRIPTS, 'convert-config', *others])}")
     return _run_zoo_script(name, rest)
 
 
@@ -133,13 +135,15 @@ def _own_config(name: str, arguments: list[str]) -> list[str]:
     return ["--conf-file", "sb3_trpo_ext.zoo"] if name == "train" and algo == "trpo" else []
 
 
-def _help() -> str:
+def _help(others: Mapping[str, str]) -> str:
     """
     List every script.
 
+    :param others: summaries of further commands
     :return: the text of ``-h``
     """
-    summaries = {name: script.summary for name, script in SCRIPTS.items()} | {"convert-config": convert_config.SUMMARY}
+    zoo = {name: script.summary for name, script in SCRIPTS.items()}
+    summaries = {**zoo, "convert-config": convert_config.SUMMARY, **others}
     lines = [f"  {name:<15} {summary}" for name, summary in summaries.items()]
     return "\n".join(
         [
@@ -148,7 +152,7 @@ def _help() -> str:
             *lines,
             "",
             "`plots train`, `plots all` and `plots from_file` are the three plots.",
-            "All but convert-config are the RL Zoo's own scripts. Unless you say otherwise they use --algo trpo (ours),",
+            f"The first {len(zoo)} are the RL Zoo's own scripts. Unless you say otherwise they use --algo trpo (ours),",
             "the log folder `logs` and, for train, our hyperparameters (--conf-file sb3_trpo_ext.zoo).",
         ]
     )

@@ -1,0 +1,150 @@
+"""
+A dump: everything that one update began with, and what came of it, in two files that hold data only.
+
+``NAME.npz`` holds the arrays (no pickle), ``NAME.json`` the rest and the checksum of the arrays. Both are written under other
+names and moved into place, the JSON last: a dump that has one is whole. Names of arrays:
+
+    batch/…      the rollout, sample = environment * n_steps + step (rewards, episode_starts: (n_steps, n_envs))
+    before/…     parameters and buffers before the update, by name      after/…   the same after it
+    optimizer/…  its state by number of the parameter and name          random/…  states of random streams
+    space/…      bounds of Box spaces
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+
+LARGEST_HEADER = 2**25
+"""Bytes of JSON: 50 reports of 20 KB are 1 MB."""
+
+LARGEST_ARRAYS = 2**31
+"""Bytes of all arrays, unpacked: a reader takes no more from a file that anybody may have made."""
+
+
+class DumpError(ValueError):
+    """This is no dump, or not a whole one; the message says what is wrong with which file."""
+
+
+@dataclass(frozen=True)
+class Dump:
+    """
+    One update.
+
+    :param header: plain data, as JSON holds them
+    :param arrays: by name
+    """
+
+    header: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the arrays, unpacked."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def part(self, prefix: str) -> dict[str, np.ndarray]:
+        """
+        Give the arrays of one kind.
+
+        :param prefix: such as "before"
+        :return: by the rest of their names
+        """
+        return {name[len(prefix) + 1 :]: array for name, array in self.arrays.items() if name.startswith(f"{prefix}/")}
+
+
+def files(path: Path) -> tuple[Path, Path]:
+    """
+    Name a dump's two files.
+
+    :param path: either of them, or their common name without an ending
+    :return: the JSON and the arrays
+    """
+    stem = path.with_suffix("") if path.suffix in (".json", ".npz") else path
+    return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".npz")
+
+
+def write_dump(path: Path, dump: Dump) -> None:
+    """
+    Write a dump; whatever happens meanwhile, there is none or a whole one.
+
+    :param path: name without an ending; its folder is made
+    :param dump: the dump
+    """
+    header_file, arrays_file = files(path)
+    header_file.parent.mkdir(parents=True, exist_ok=True)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **dump.arrays)  # type: ignore[arg-type]
+    content = packed.getvalue()
+    header = {"format": FORMAT, **dump.header, "arrays_sha256": hashlib.sha256(content).hexdigest()}
+    _replace(arrays_file, content)
+    _replace(header_file, json.dumps(header, allow_nan=False, indent=1).encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def read_dump(path: Path) -> Dump:
+    """
+    Read a dump, which nobody need trust: nothing in it is evaluated, and it can't fill the memory.
+
+    :param path: either of its files, or their common name
+    :return: the dump
+    :raises DumpError: if it is none, is not whole, or is too large
+    """
+    header_file, arrays_file = files(path)
+    header = _read_header(header_file)
+    try:
+        content = arrays_file.read_bytes()
+    except OSError as error:
+        raise DumpError(
+            f"{arrays_file}: {error.strerror or error}: a dump has two files, .json and .npz, side by side"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != header.get("arrays_sha256"):
+        raise DumpError(f"{arrays_file}: is not the file that {header_file.name} was written with (cut off, or changed since)")
+    return Dump(header, _read_arrays(arrays_file, content))
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_HEADER:
+            raise DumpError(f"{path}: larger than {LARGEST_HEADER >> 20} MiB: not the header of a dump")
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DumpError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DumpError(f"{path}: is no JSON ({str(error)[:120]})") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else None
+        raise DumpError(f"{path}: is no dump of format {FORMAT} (format: {found!r})")
+    return header
+
+
+def _read_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > LARGEST_ARRAYS:
+                raise DumpError(f"{path}: {unpacked >> 20} MiB unpacked, more than {LARGEST_ARRAYS >> 20} MiB")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except DumpError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds for a file that is not what it says
+        raise DumpError(f"{path}: can't be read as arrays ({type(error).__name__}: {str(error)[:120]})") from error

@@ -1,0 +1,252 @@
+"""
+The flight recorder: dumps an update from which ``python -m sb3_trpo_ext replay`` computes it again.
+
+What is dumped: the first update that raises an alarm of a kind; an update whose policy step was rejected, skipped or failed
+(the first of several in a row); the last update of a run that dies, also the one that it died in. It observes: the maths
+does not know of it.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
+
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.core.status import UpdateStatus
+from sb3_trpo_ext.monitoring.describe import build, plain, settings_of, space_of
+from sb3_trpo_ext.monitoring.dump import Dump, files, write_dump
+from sb3_trpo_ext.monitoring.termination import ExitOnSigterm
+
+DUMPS = "dumps"
+"""Folder inside a run's folder."""
+
+DIED = "died"
+NOT_IN_TRIALS = "TrialEvalCallback"
+"""The callback by which the RL Zoo ends trials of a hyperparameter search: hundreds of runs that nobody will replay."""
+
+
+class FlightRecorder(BaseCallback):
+    """
+    Keeps the last reports, and dumps updates that somebody will want to look into.
+
+    :param ring: reports that are kept and written with a dump, at least 1
+    :param max_dumps: dumps of a run; the first of each reason stay, of the others the newest
+    :param max_mib: MiB of arrays in one dump; larger ones are left out, and that is said
+    :param folder: where dumps go; None: ``dumps`` in the run's folder
+    :param verbose: as in SB3
+    :raises ValueError: for impossible sizes
+    """
+
+    def __init__(
+        self, ring: int = 50, max_dumps: int = 10, max_mib: float = 256.0, folder: str | None = None, verbose: int = 0
+    ):
+        super().__init__(verbose)
+        for name, value in (("ring", ring), ("max_dumps", max_dumps), ("max_mib", max_mib)):
+            if not value >= 1:
+                raise ValueError(f"FlightRecorder: {name}={value!r} is impossible: it must be at least 1")
+        self.reports: deque[UpdateReport] = deque(maxlen=ring)
+        self.max_dumps, self.max_mib, self.folder = max_dumps, max_mib, folder
+        self.dumps: list[Path] = []
+        self._reasons: dict[Path, str] = {}
+        self._seen_alarms: set[str] = set()
+        self._last_trouble: str | None = None
+        self._seen: int | None = None
+        self._active = False
+        self._sigterm = ExitOnSigterm()
+        self._warned = False
+
+    def _init_callback(self) -> None:
+        if not hasattr(self.model, "last_update_start"):
+            cls = type(self.model)
+            raise TypeError(
+                f"FlightRecorder records updates of sb3_trpo_ext.TRPO; this model is {cls.__module__}.{cls.__name__}. "
+                "Use `from sb3_trpo_ext import TRPO`, or leave the recorder out."
+            )
+
+    def _on_training_start(self) -> None:
+        self._active = all(type(part).__name__ != NOT_IN_TRIALS for part in self._siblings())
+        if self._active:
+            self.model.failure_observers.append(self._on_death)  # type: ignore[attr-defined]
+            self._sigterm.install()
+
+    def _on_step(self) -> bool:
+        # Every monitor has judged the last update by now, wherever it stands in the list.
+        self._look()
+        return True
+
+    def _on_training_end(self) -> None:
+        self._look()
+        self._sigterm.remove()
+
+    def _look(self) -> None:
+        report: UpdateReport | None = self.model.last_update  # type: ignore[attr-defined]
+        if not self._active or report is None or report.n_updates == self._seen:
+            return
+        self._seen = report.n_updates
+        self.reports.append(report)
+        reasons = [f"alarm {code}" for code in self._new_alarms()]
+        trouble = None if report.status == str(UpdateStatus.ACCEPTED) else report.status
+        if trouble is not None and trouble != self._last_trouble:
+            reasons.append(trouble)
+        self._last_trouble = trouble
+        if reasons:
+            self._dump(reasons, report, error=None)
+
+    def _on_death(self, error: BaseException) -> None:
+        """Also of an update that raised: its start is newer than the last report."""
+        self._sigterm.remove()
+        start, report = self.model.last_update_start, self.model.last_update  # type: ignore[attr-defined]
+        if start is None or isinstance(error, KeyboardInterrupt):
+            return
+        finished = report is not None and report.n_updates == start.n_updates
+        self._dump([DIED], report if finished else None, error=f"{type(error).__name__}: {error}")
+
+    def _new_alarms(self) -> list[str]:
+        codes = [alarm.code for part in self._siblings() for alarm in getattr(part, "alarms", ())]
+        new = [code for code in dict.fromkeys(codes) if code not in self._seen_alarms]
+        self._seen_alarms.update(new)
+        return new
+
+    def _siblings(self) -> Iterator[BaseCallback]:
+        """All callbacks of this training: SB3 hands the root of the tree to every one of them."""
+        pending = [self.locals.get("callback")]
+        while pending:
+            part = pending.pop()
+            if isinstance(part, BaseCallback):
+                yield part
+                pending += part.callbacks if isinstance(part, CallbackList) else []
+                pending += [part.callback] if isinstance(part, EventCallback) else []
+
+    # ------------------------------------------------------------ writing
+
+    def _dump(self, reasons: list[str], report: UpdateReport | None, error: str | None) -> None:
+        folder = self.folder or getattr(self.model, "run_folder", None)
+        if folder is None:
+            self._say("this run has no folder, so nothing is dumped: set log_folder of the model or folder of the recorder")
+            return
+        path = (Path(self.folder) if self.folder else Path(folder) / DUMPS) / self._name(reasons)
+        try:
+            dump = describe_update(self.model, reasons, report, error, self._alarms(), list(self.reports))
+            if dump.size > self.max_mib * 2**20:
+                self._say(f"a dump of {dump.size / 2**20:.0f} MiB is left out: max_mib={self.max_mib:g}")
+                return
+            write_dump(path, dump)
+        except OSError as problem:
+            self._say(f"a dump can't be written ({problem})")
+            return
+        self.dumps.append(path)
+        self._reasons[path] = reasons[0]
+        self._drop_oldest()
+
+    def _name(self, reasons: list[str]) -> str:
+        number = self.model.last_update_start.n_updates  # type: ignore[attr-defined]
+        return f"update_{number:06d}_{reasons[0].replace(' ', '_')}"
+
+    def _alarms(self) -> list[dict[str, Any]]:
+        return [json.loads(alarm.to_json()) for part in self._siblings() for alarm in getattr(part, "alarms", ())]
+
+    def _drop_oldest(self) -> None:
+        """The first of each reason stay, unless these alone are too many."""
+        while len(self.dumps) > self.max_dumps:
+            first = {reason: path for path, reason in reversed(self._reasons.items())}
+            others = [path for path in self.dumps if path not in first.values()]
+            # The newest is why there is one too many: it goes only if all others are first of their kind.
+            oldest = (others or self.dumps[1:])[0]
+            for file in files(oldest):
+                file.unlink(missing_ok=True)
+            self.dumps.remove(oldest)
+            del self._reasons[oldest]
+
+    def _say(self, text: str) -> None:
+        """Once a recorder: it must not be what fills the screen."""
+        if not self._warned:
+            warnings.warn(f"TRPO: flight recorder: {text}", UserWarning, stacklevel=2)
+        self._warned = True
+
+
+def describe_update(
+    model: Any,
+    reasons: list[str],
+    report: UpdateReport | None,
+    error: str | None,
+    alarms: list[dict[str, Any]],
+    earlier: list[UpdateReport],
+) -> Dump:
+    """
+    Put a dump of the model's newest update together.
+
+    :param model: the model
+    :param reasons: why
+    :param report: of this update; None if it raised
+    :param error: what it, or the run, died of
+    :param alarms: raised so far
+    :param earlier: the last reports
+    :return: the dump
+    """
+    start = model.last_update_start
+    batch = start.batch
+    arrays = {f"batch/{name}": array for name, array in _batch_arrays(batch).items()}
+    arrays |= {f"before/{name}": _array(tensor) for name, tensor in start.held.tensors.items()}
+    optimizer = start.held.optimizer
+    for index, state in optimizer["state"].items():
+        arrays |= {f"optimizer/{index}/{name}": _array(value) for name, value in state.items() if hasattr(value, "numpy")}
+    if report is not None:
+        now = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
+        arrays |= {f"after/{name}": _array(tensor) for name, tensor in now.items()}
+    generator, keys, position, has_gauss, cached = start.random.numpy
+    arrays["random/numpy"], arrays["random/torch"] = keys, _array(start.random.torch)
+    spaces = {name: space_of(getattr(model, f"{name}_space"), f"space/{name}", arrays) for name in ("observation", "action")}
+    header = {
+        "reasons": reasons,
+        "error": error,
+        "n_updates": start.n_updates,
+        "num_timesteps": start.num_timesteps,
+        "report": None if report is None else json.loads(report.to_json()),
+        "alarms": alarms,
+        "earlier_reports": [json.loads(each.to_json()) for each in earlier],
+        "algorithm": plain(type(model)),
+        "policy": {"class": plain(model.policy_class), "kwargs": plain(model.policy_kwargs)},
+        "settings": settings_of(model),
+        "spaces": spaces,
+        "n_envs": model.n_envs,
+        "ordered": batch.n_steps is not None,
+        "device": str(model.device),
+        "learning_rate": plain(start.learning_rate),
+        "adapted_damping": start.adapted_damping,
+        "adapted_damping_unit": start.adapted_damping_unit,
+        "updates_skipped": start.updates_skipped,
+        "random": {"numpy": [generator, int(position), int(has_gauss), float(cached)]},
+        "optimizer": {
+            "class": plain(type(model.policy.optimizer)),
+            "groups": plain(optimizer["param_groups"]),
+            "numbers": {
+                str(index): {name: plain(value) for name, value in state.items() if not hasattr(value, "numpy")}
+                for index, state in optimizer["state"].items()
+            },
+        },
+        "build": build(),
+    }
+    return Dump(header, arrays)
+
+
+def _batch_arrays(batch: Any) -> dict[str, np.ndarray]:
+    arrays = {name: getattr(batch, name) for name in ("actions", "values", "log_prob", "advantages", "returns")}
+    arrays |= {name: getattr(batch, name) for name in ("phi", "rewards", "episode_starts") if getattr(batch, name) is not None}
+    observations = batch.observations
+    if isinstance(observations, dict):
+        arrays |= {f"observations/{key}": value for key, value in observations.items()}
+    else:
+        arrays["observations"] = observations
+    return {name: _array(value) for name, value in arrays.items()}
+
+
+def _array(value: Any) -> np.ndarray:
+    array: np.ndarray = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
+    return array
