@@ -126,6 +126,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         if path.stat().st_size > LARGEST_HEADER:
             raise DumpError(f"{path}: larger than {LARGEST_HEADER >> 20} MiB: not the header of a dump")
         header = json.loads(path.read_text(encoding="utf-8"))
+    except DumpError:
+        raise
     except OSError as error:
         raise DumpError(f"{path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -143,8 +145,15 @@ def _read_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
             if unpacked > LARGEST_ARRAYS:
                 raise DumpError(f"{path}: {unpacked >> 20} MiB unpacked, more than {LARGEST_ARRAYS >> 20} MiB")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            # What is no array in such a file, NumPy gives as bytes.
+            return {name: _array(path, name, arrays[name]) for name in arrays.files}
     except DumpError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds for a file that is not what it says
         raise DumpError(f"{path}: can't be read as arrays ({type(error).__name__}: {str(error)[:120]})") from error
+
+
+def _array(path: Path, name: str, value: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray):
+        raise DumpError(f"{path}: {name} is no array")
+    return value
