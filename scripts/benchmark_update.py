@@ -8,6 +8,7 @@ noisy: stop background work first.
     python scripts/benchmark_update.py --shape humanoid --samples 16384 --cg-steps 10 25 --allocator tuned
     python scripts/benchmark_update.py --mode "as shipped" --write  # results/benchmark_update.csv and docs/benchmarks.md
     python scripts/benchmark_update.py --page                       # the page again, from the CSV
+    python scripts/benchmark_update.py --monitors --repetitions 101 # what the monitors add to an update of ours
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from benchmarks import measure, memory, page, products, whole_page
+from benchmarks import measure, memory, monitors, page, products, whole_page
 from benchmarks.bars import ON_TRAINED, Verdict, verdicts
 from benchmarks.cells import AS_SHIPPED, EQUAL_WORK, SHAPES, Cell
 from benchmarks.peers import PEERS
@@ -65,6 +66,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, help="add the rows to this file")
     parser.add_argument("--write", action="store_true", help=f"add the rows to {CSV.name} and write {PAGE.name}")
     parser.add_argument("--page", action="store_true", help="measure nothing: write the page from the CSV")
+    parser.add_argument("--monitors", action="store_true", help="measure what the monitors add to an update, and nothing else")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -125,6 +127,25 @@ def show(rows: list[dict[str, str]], console: Console) -> None:
         console.print(shown)
 
 
+def show_costs(found: list[monitors.Cost], cell: Cell, console: Console) -> None:
+    """
+    Print what monitors cost.
+
+    :param found: by set of diagnostics
+    :param cell: what was measured
+    :param console: where
+    """
+    title = f"{cell.shape}, N = {cell.samples:,}, {cell.cg_steps} CG iterations, default configuration, 1 thread"
+    shown = Table(title=title, title_justify="left")
+    for column in ("monitors", "median", "ratio to the update without", "at most", "verdict"):
+        shown.add_column(column, justify="left" if column == "monitors" else "right")
+    for cost in found:
+        ratio = f"{cost.ratio:.3f} [{cost.low:.3f}, {cost.high:.3f}]"
+        verdict = "reached" if cost.ratio <= cost.limit else "missed"
+        shown.add_row(*map(Text, (cost.name, f"{cost.milliseconds:.1f} ms", ratio, f"{cost.limit:g}", verdict)))
+    console.print(shown)
+
+
 def show_bars(found: list[Verdict], console: Console) -> None:
     """
     Print what became of the bars.
@@ -152,6 +173,11 @@ def run(args: argparse.Namespace, argv: list[str], console: Console) -> None:
     :param console: where to print
     """
     torch.set_num_threads(1)
+    if args.monitors:
+        for shape, samples, cg_steps in product(args.shape, args.samples, args.cg_steps):
+            cell = Cell(shape, samples, cg_steps, AS_SHIPPED, args.critic_epochs)
+            show_costs(monitors.costs(cell, args.repetitions), cell, console)
+        return
     command = shlex.join(["python", "scripts/benchmark_update.py", *argv])
     console.print(f"allocator {args.allocator}: {page.ALLOCATOR_TEXT[args.allocator]}", markup=False)
     measured: list[dict[str, str]] = []

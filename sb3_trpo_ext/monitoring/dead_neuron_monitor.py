@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from sb3_trpo_ext.core.report import UpdateReport
@@ -34,13 +35,19 @@ class DeadNeuronMonitor(Monitor):
 
     def figures(self) -> dict[str, float | None]:
         """
-        Inactive units of every layer.
+        Inactive units of every activation, which the report's ``layer_names`` name.
 
-        :return: by name
+        :return: by network and number, from 1
         """
         report = self.reports[-1]
-        layers = zip(report.layer_names, report.layer_dead, report.layer_saturated, strict=True)
-        return {f"inactive/{name.replace(' ', '/')}": dead + saturated for name, dead, saturated in layers}
+        numbers: Counter[str] = Counter()
+        shares: dict[str, float | None] = {}
+        for name, dead, saturated in zip(report.layer_names, report.layer_dead, report.layer_saturated, strict=True):
+            # Short: SB3's tables cut names off, and raise where two of them are then the same.
+            network = name.split()[0]
+            numbers[network] += 1
+            shares[f"{network}_inactive_{numbers[network]}"] = dead + saturated
+        return shares
 
     def judge(self, report: UpdateReport) -> Iterator[Finding]:
         """

@@ -147,7 +147,8 @@ class Monitor(BaseCallback):
         found = dict(self.judge(report))
         for name, value in self.figures().items():
             if value is not None:
-                self.logger.record(f"monitor/{name}", value)
+                # SB3 prints a table an update, which may not hold names as long as these.
+                self.logger.record(f"monitor/{name}", value, exclude="stdout")
         for code, evidence in found.items():
             if code not in self._calm:
                 self._raise(Alarm(code, report.n_updates, report.num_timesteps, evidence))

@@ -19,6 +19,8 @@ RANDOM_EPISODES = 100
 
 # What the learned policy can't depend on.
 _NOT_SETTINGS = frozenset({"n_timesteps", "warn_on_risky", "log_folder", "verbose"})
+# By their names alone, without arguments (on_trouble="stop"), monitors don't change a bit of what is learned.
+_OBSERVERS = "sb3_trpo_ext.monitoring."
 
 
 def config_hash(entry: dict[str, Any]) -> str:
@@ -29,6 +31,8 @@ def config_hash(entry: dict[str, Any]) -> str:
     :return: 10 hexadecimal digits
     """
     settings = {key: value for key, value in entry.items() if key not in _NOT_SETTINGS}
+    if str(settings.get("callback", "")).startswith(_OBSERVERS):
+        del settings["callback"]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 

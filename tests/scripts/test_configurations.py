@@ -78,6 +78,11 @@ def test_the_hash_is_of_the_content() -> None:
     assert config_hash({"a": 1, "b": [2]}) == config_hash({"b": [2], "a": 1})
     assert config_hash({"a": 1}) != config_hash({"a": 2})
     assert config_hash({"a": 1, "warn_on_risky": False, "n_timesteps": 5}) == config_hash({"a": 1})
+    # Monitors only look on; those that may end a run, and callbacks of others, may not.
+    watched = "sb3_trpo_ext.monitoring.TrustRegionMonitor"
+    assert config_hash({"a": 1, "callback": watched}) == config_hash({"a": 1})
+    assert config_hash({"a": 1, "callback": [{watched: {"on_trouble": "stop"}}]}) != config_hash({"a": 1})
+    assert config_hash({"a": 1, "callback": "theirs.Callback"}) != config_hash({"a": 1})
 
 
 def test_a_run_is_its_key() -> None:

@@ -12,9 +12,11 @@ import rl_zoo3
 import rl_zoo3.enjoy
 import rl_zoo3.exp_manager as zoo
 import yaml
+from rl_zoo3.utils import get_callback_list
 
 import sb3_trpo_ext.zoo
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.monitoring import TrustRegionMonitor
 from sb3_trpo_ext.zoo.convert_config import convert_entry
 
 ZOO_ENTRIES = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "trpo.yml").read_text())
@@ -72,8 +74,16 @@ def test_the_promised_tasks_are_there() -> None:
 
 @pytest.mark.parametrize("env_id", OURS)
 def test_our_entry_is_the_zoos_in_joint_units(env_id: str) -> None:
-    ours = {key: value for key, value in OURS[env_id].items() if key != "warn_on_risky"}
+    ours = {key: value for key, value in OURS[env_id].items() if key not in ("warn_on_risky", "callback")}
     assert ours == convert_entry(env_id.replace("Hardcore", ""), zoo_entry(env_id), "joint")
+
+
+@pytest.mark.parametrize("env_id", OURS)
+def test_every_entry_is_watched(env_id: str) -> None:
+    (monitor,) = get_callback_list(OURS[env_id])
+    assert isinstance(monitor, TrustRegionMonitor)
+    # sb3-contrib's TRPO has no reports to watch.
+    assert "callback" not in convert_entry(env_id, OURS[env_id], "mean")
 
 
 @pytest.mark.parametrize("env_id", OURS)

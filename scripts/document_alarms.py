@@ -1,0 +1,89 @@
+"""
+Write ``docs/alarms.md`` from the table of alarms.
+
+    python scripts/document_alarms.py            # write it
+    python scripts/document_alarms.py --check    # fail if it is not up to date
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import groupby
+
+from evidence.provenance import REPO
+
+from sb3_trpo_ext.monitoring import ALARMS, AlarmKind, Severity
+
+PAGE = REPO / "docs" / "alarms.md"
+
+HEAD = """# Alarms
+
+Written by `python scripts/document_alarms.py` from `sb3_trpo_ext/monitoring/alarms.py`: do not edit.
+
+`sb3_trpo_ext.monitoring.TrustRegionMonitor` watches every update, and each of its parts can be used alone. An alarm is raised
+once when trouble begins, and again only after it has been over for five updates. It is a warning of Python's
+(`TrustRegionWarning`), an entry of the callback's `alarms`, and a line of `alarms.jsonl` in the run folder, with its evidence
+in numbers. With `on_trouble="stop"`, a critical one ends the run. Thresholds are arguments of the monitors; where their
+defaults come from is said beside them.
+
+What training looks like without trouble: `results/monitor_figures.csv`. The monitors' figures are logged as `monitor/*`.
+
+"""
+
+GROUPS = {
+    "1": "KL and line search (`KLMonitor`)",
+    "2": "Entropy (`EntropyMonitor`)",
+    "3": "Neurons (`DeadNeuronMonitor`)",
+    "4": "Conjugate gradient (`ConjugateGradientMonitor`)",
+    "5": "Value function (`ValueFunctionMonitor`)",
+    "6": "Advantages (`AdvantageMonitor`)",
+}
+COLUMNS = "| code | alarm | severity | what it means | what to try |\n| --- | --- | --- | --- | --- |\n"
+SEVERITIES = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "**critical**"}
+
+
+def page() -> str:
+    """
+    Write the page.
+
+    :return: Markdown
+    """
+    parts = [HEAD]
+    for digit, kinds in groupby(ALARMS.values(), key=lambda kind: kind.code[2]):
+        parts.append(f"## {GROUPS[digit]}\n\n{COLUMNS}")
+        parts += [row(kind) for kind in kinds]
+        parts.append("\n")
+    return "".join(parts).rstrip() + "\n"
+
+
+def row(kind: AlarmKind) -> str:
+    """
+    Write a row.
+
+    :param kind: an alarm
+    :return: one line of Markdown
+    """
+    return f"| {kind.code} | {kind.name} | {SEVERITIES[kind.severity]} | {kind.meaning} | {kind.remedy} |\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Do what was asked for.
+
+    :param argv: arguments; None for the process's own
+    :return: exit code
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    if not parser.parse_args(argv).check:
+        PAGE.write_text(page(), encoding="utf-8")
+        return 0
+    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page():
+        return 0
+    print(f"{PAGE.relative_to(REPO)} is not up to date: run python scripts/document_alarms.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

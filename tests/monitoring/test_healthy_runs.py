@@ -1,0 +1,59 @@
+"""
+Ten healthy runs by our YAML: no critical alarm, and at most one warning each.
+
+Thresholds were set on other tasks and seeds (``scripts/calibrate_monitors.py``).
+"""
+
+import sys
+import warnings
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.utils import set_random_seed
+
+from sb3_trpo_ext.monitoring import Severity, TrustRegionMonitor, TrustRegionWarning
+from sb3_trpo_ext.zoo import config_file
+
+RUNS = [
+    *(("CartPole-v1", seed, 30_720) for seed in (1, 2, 3, 4)),
+    *(("Pendulum-v1", seed, 40_960) for seed in (1, 2, 3)),
+    *(("Hopper-v5", seed, 40_960) for seed in (1, 2, 3)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "seed", "steps"), RUNS)
+def test_a_healthy_run_raises_at_most_one_warning(task: str, seed: int, steps: int, repo: Path) -> None:
+    sys.path.insert(0, str(repo / "scripts"))
+    from calibrate_monitors import SEEDS, TASKS
+
+    assert task not in TASKS
+    assert seed not in SEEDS
+    manager = ExperimentManager(
+        Namespace(),
+        "trpo",
+        task,
+        "logs",
+        n_timesteps=steps,
+        eval_freq=-1,
+        log_interval=-1,
+        seed=seed,
+        verbose=0,
+        device="cpu",
+        config=str(config_file()),
+    )
+    set_random_seed(seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model, _ = manager.setup_experiment()  # type: ignore[misc]
+        manager.learn(model)
+    assert model.num_timesteps == steps
+    assert model.last_update.activity_samples is not None
+    (monitor,) = [one for one in manager.callbacks if isinstance(one, TrustRegionMonitor)]
+    said = [str(one.message) for one in caught if issubclass(one.category, TrustRegionWarning)]
+    assert [alarm for alarm in monitor.alarms if alarm.severity is Severity.CRITICAL] == []
+    assert len(said) <= 1, said
+    # They have looked, and at everything.
+    assert all(len(one.reports) > 5 for one in monitor.monitors)
