@@ -33,6 +33,7 @@ from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
+from sb3_trpo_ext.monitoring.observers import with_observers
 from sb3_trpo_ext.sb3.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
 from sb3_trpo_ext.sb3.critic import Critic
@@ -363,7 +364,7 @@ class TRPO(sb3_contrib.TRPO):
         :param progress_bar: Display a progress bar using tqdm and rich
         :return: the trained model
         """
-        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        super().learn(total_timesteps, with_observers(callback), log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         if log_interval is not None and self.logger.name_to_value:
             self.logger.dump(step=self.num_timesteps)
         return self
