@@ -44,10 +44,11 @@ def _room(bar: Any) -> int:
     """
     Characters for the description: rich makes the bar, the steps and the rate narrower alike, until the rate breaks in two.
 
-    The rate that is shown is that of the last moments, between updates: a fifth more than the mean leaves room for it.
+    The rate that is shown is that of the last moments, between updates: there is room for a fifth more than the mean.
     """
-    rate = 1.2 * bar.n / max(bar.format_dict["elapsed"], 1.0)
-    return shutil.get_terminal_size().columns - OTHER_COLUMNS - 3 * len(f"{rate:,.0f} it/s")
+    rate = 1.2 * bar.n / max(bar.format_dict["elapsed"], 1e-3)
+    widths = 3 * max(len(f"{rate:,.0f} it/s"), len("1,000 it/s"))
+    return shutil.get_terminal_size().columns - OTHER_COLUMNS - widths
 
 
 def progress_bars(callback: BaseCallback) -> Iterator[ProgressBarCallback]:
