@@ -8,7 +8,6 @@ begins by writing every file again from ``updates.jsonl``, up to the update that
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -50,16 +49,19 @@ class RunFolder:
 
         :param report: the update
         :param csv_name: ``CSV_NAME``, or ``SPARE_CSV_NAME`` where another writer has taken that
-        :raises OSError: if that is impossible
+        :raises OSError: if that is impossible, or another run has begun to write there
         """
-        if csv_name != self._csv_name or report.n_updates <= self._last:
+        if csv_name != self._csv_name or report.n_updates <= self._last or not self._as_left():
             self._begin(report.n_updates, csv_name)
-        try:
-            self._append(report)
-        except FileNotFoundError:  # somebody has cleared up
-            self._begin(report.n_updates, csv_name)
-            self._append(report)
+        self._append(report)
         self._last = report.n_updates
+
+    def _as_left(self) -> bool:
+        """Whether every file is as the last update left it; what somebody has removed or spoilt can be written again."""
+        sizes = {name: self._path(name).stat().st_size for name in self._sizes if self._path(name).exists()}
+        if sizes.get(RECORD_NAME, 0) not in (0, self._sizes[RECORD_NAME]):
+            raise OSError(f"another run writes to it: {RECORD_NAME} has changed")
+        return sizes == self._sizes
 
     def _path(self, name: str, csv_name: str | None = None) -> Path:
         return self.path / ((csv_name or self._csv_name or name) if name == CSV_NAME else name)
@@ -110,10 +112,12 @@ class RunFolder:
                     file.truncate()
             self._count(self._n_rows + 1)
         except BaseException:
-            with contextlib.suppress(OSError):
+            try:
                 self._count(self._n_rows)
                 for name, size in self._sizes.items():
                     os.truncate(self._path(name), size)
+            except OSError:
+                self._csv_name = None  # so that the next update begins by writing them again
             raise
         self._n_rows += 1
         for name, data in rows.items():

@@ -232,6 +232,32 @@ def test_what_is_cleared_up_during_a_run_is_there_again(tmp_path: Path, name: st
     assert updates_in(tmp_path / "run") == ([3] if whole or name == RECORD_NAME else [1, 2, 3])
 
 
+@pytest.mark.parametrize("name", [CSV_NAME, "kl.npy"])
+def test_what_somebody_has_spoilt_during_a_run_is_written_again(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path, resume=False)
+    for n in (1, 2):
+        folder.write(make_report(n))
+    with (tmp_path / name).open("a") as file:
+        file.write("by hand\n")
+    folder.write(make_report(3))
+    assert updates_in(tmp_path) == [1, 2, 3]
+
+
+def test_of_two_runs_in_one_folder_the_one_that_began_first_gives_way(tmp_path: Path) -> None:
+    """As when two runs of the Zoo start in the same moment: neither may spoil the other's files."""
+    first, second = RunFolder(tmp_path, resume=False), RunFolder(tmp_path, resume=False)
+    for n in (1, 2, 3):
+        first.write(make_report(n, entropy=1.0))
+    second.write(make_report(1))
+    for n in (4, 5):
+        with pytest.raises(OSError, match=r"another run writes to it: updates\.jsonl has changed"):
+            first.write(make_report(n, entropy=1.0))
+        second.write(make_report(n - 2))
+    assert updates_in(tmp_path) == [1, 2, 3]
+    assert np.load(tmp_path / "entropy.npy").tolist() == [0.25] * 3
+    assert np.load(tmp_path / "previous_1" / "entropy.npy").tolist() == [1.0] * 3
+
+
 # ---------------------------------------------------------------- killed
 
 
@@ -305,6 +331,22 @@ def test_a_full_disk_leaves_every_file_as_it_was(tmp_path: Path, failing: int, m
     assert updates_in(tmp_path) == ([1, 2] if failing <= 10 else [1, 2, 3])
     folder.write(make_report(4))
     assert updates_in(tmp_path) == ([1, 2, 4] if failing <= 10 else [1, 2, 3, 4])
+
+
+def test_a_disk_that_does_not_even_allow_to_clear_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path, resume=False)
+    for n in (1, 2):
+        folder.write(make_report(n))
+
+    def fails(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "_count", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            folder.write(make_report(3))
+    folder.write(make_report(4))
+    assert updates_in(tmp_path) == [1, 2, 3, 4]
 
 
 def test_a_disk_that_is_full_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
