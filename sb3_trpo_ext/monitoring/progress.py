@@ -87,5 +87,5 @@ class ProgressDescription(BaseCallback):
         mean_return = float(safe_mean(returns)) if returns else None
         for callback in progress_bars(self.locals.get("callback", self)):
             bar = getattr(callback, "pbar", None)  # there from the start of training on
-            if bar is not None and not bar.disable:
+            if bar is not None:
                 bar.set_description_str(describe(report, mean_return, _room(bar)))

@@ -114,9 +114,8 @@ def follows_from(path: Path, name: str, n_records: int) -> bool:
         if name == CSV_NAME:
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.reader(file)
-                # A status: SB3's own file has none. Other columns: another version's.
-                columns = next(reader, ["train/status"])
-                return "train/status" in columns and set(columns) <= set(COLUMNS) and sum(1 for _ in reader) <= n_records
+                # Other columns: SB3's own file, or another version's.
+                return set(next(reader, [])) <= set(COLUMNS) and sum(1 for _ in reader) <= n_records
         return len(np.load(path)) <= n_records
     except (ValueError, TypeError, EOFError, csv.Error):
         return False

@@ -38,6 +38,7 @@ class RunFolder:
         self.path = path
         self._fresh = not resume
         self._aside: _Aside | None = None
+        self._goes_on_at: int | None = None
         self._csv_name: str | None = None
         self._last = 0
         self._n_rows = 0
@@ -71,14 +72,16 @@ class RunFolder:
     def _begin(self, n_updates: int, csv_name: str) -> None:
         """Bring all files to the same rows: those before this update."""
         self._csv_name = None
+        # If the last attempt has failed: where that was going to begin. What lies behind it is another run's.
+        self._goes_on_at = n_updates if self._goes_on_at is None else min(n_updates, self._goes_on_at)
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = self._keep(n_updates, csv_name)
+        kept = self._keep(self._goes_on_at, csv_name)
         rows = [row(report, text) for text, report in kept]
         contents = {name: b"".join([header, *(part[name] for part in rows)]) for name, header in headers(len(kept)).items()}
         for name, content in contents.items():
             _replace(self._path(name, csv_name), content)
         self._n_rows, self._sizes = len(kept), {name: len(content) for name, content in contents.items()}
-        self._csv_name, self._aside = csv_name, None
+        self._csv_name, self._aside, self._goes_on_at = csv_name, None, None
 
     def _keep(self, n_updates: int, csv_name: str) -> list[Record]:
         """Put aside what is in the folder and does not belong to the updates before this one: nothing is lost."""

@@ -349,21 +349,23 @@ def test_a_disk_that_does_not_even_allow_to_clear_up(tmp_path: Path, monkeypatch
     assert updates_in(tmp_path) == [1, 2, 3, 4]
 
 
-def test_a_disk_that_is_full_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_disk_that_is_full_from_the_start(tmp_path: Path, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old files are put aside once, not once an update."""
-    write(tmp_path, 1, 3)
-    folder = RunFolder(tmp_path, resume=False)
+    write(tmp_path, 1, 9)
+    folder = RunFolder(tmp_path, resume=first > 1)
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "_replace", full)
-        for n in (1, 2, 3):
+        for n in range(first, first + 3):
             with pytest.raises(OSError, match="No space left"):
                 folder.write(make_report(n))
-    folder.write(make_report(4))
-    assert updates_in(tmp_path) == [4]
+    folder.write(make_report(first + 3))
+    # The old 3, 4 and 5 are not this run's.
+    assert updates_in(tmp_path) == ([4] if first == 1 else [1, 2, 6])
     assert {name.split("/")[0] for name in set_aside(tmp_path)} == {"previous_1"}
 
 
