@@ -208,14 +208,35 @@ class UpdateReport:
     @classmethod
     def from_json(cls, text: str) -> UpdateReport:
         """
-        Read what ``to_json`` wrote.
+        Read what ``to_json`` wrote; a field that an older version did not have was not computed.
 
         :param text: one JSON object
         :return: the report
+        :raises ValueError: it is none, has fields that this version does not know, or lacks some that can't be None
         """
-        fields: dict[str, Any] = json.loads(text)
+        fields: Any = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError(f"not an UpdateReport but {type(fields).__name__}")
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        values = {**_not_computed(cls), **values}
+        needed = {field.name for field in dataclasses.fields(cls)}
+        if values.keys() != needed:
+            missing, unknown = sorted(needed - values.keys()), sorted(values.keys() - needed)
+            raise ValueError(f"an UpdateReport of another version: missing fields {missing}, unknown fields {unknown}")
         return cls(**values)
+
+
+def _not_computed(cls: type[UpdateReport]) -> dict[str, Any]:
+    """What stands for "not computed" in the fields that have such a value."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif str(field.type).endswith("| None"):
+            values[field.name] = None
+        elif str(field.type).startswith("tuple["):
+            values[field.name] = ()
+    return values
 
 
 def finite(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The one table from fields of ``UpdateReport`` to logger keys."""
+"""The one table of what is logged: where TensorBoard shows a key, and the field of ``UpdateReport`` that it reads."""
 
 from __future__ import annotations
 
@@ -6,44 +6,66 @@ from collections.abc import Iterator
 
 from sb3_trpo_ext.core.report import UpdateReport
 
+CHARTS: dict[str, dict[str, dict[str, str | None]]] = {
+    # Group, chart, key: field; None where SB3 logs the key. Keys that are sb3-contrib's too have its meaning.
+    "trust region": {
+        "KL": {"train/kl_divergence_loss": "kl", "train/kl_joint": "kl_joint"},
+        "KL of the worst state": {"train/kl_max": "kl_max"},
+        "drift": {"train/drift_kl": "drift_kl"},
+        "KL of the behaviour": {"train/behaviour_kl": "behaviour_kl"},
+        "step accepted": {"train/is_line_search_success": "accepted"},
+        "backtracks": {"train/line_search_backtracks": "line_search_backtracks"},
+        "step scale": {"train/step_scale": "step_scale"},
+        "improvement": {
+            "train/surrogate_improvement": "surrogate_improvement",
+            "train/expected_improvement": "expected_improvement",
+        },
+        "reduction ratio": {"train/reduction_ratio": "reduction_ratio"},
+        "updates": {"train/n_updates": "n_updates", "train/updates_skipped": "updates_skipped"},
+    },
+    "CG": {
+        "iterations": {"train/cg_iterations": "cg_iterations"},
+        "relative residual": {"train/cg_residual": "cg_residual"},
+        "damping": {"train/cg_damping": "cg_damping"},
+    },
+    "critic": {
+        "value loss": {
+            "train/value_loss_before": "value_loss_before",
+            "train/value_loss_after": "value_loss_after",
+            "train/value_loss": "value_loss",
+        },
+        "explained variance": {
+            "train/explained_variance": "explained_variance",
+            "train/explained_variance_after": "explained_variance_after",
+            "train/explained_variance_mc": "explained_variance_mc",
+        },
+        "bias of TD residuals": {"train/td_bias": "td_mean"},
+        "z of the bias": {"train/td_bias_z": "td_z"},
+        "p of a bias by time": {"train/td_bias_p_by_time": "td_time_p"},
+        "epochs": {"train/critic_epochs": "critic_epochs"},
+        "learning rate": {"train/learning_rate": None},
+    },
+    "policy": {
+        "entropy": {"train/entropy": "entropy"},
+        "std": {"train/std": "std"},
+        "objective": {"train/policy_objective": "policy_objective"},
+        "gradient norm": {"train/grad_norm": "grad_norm"},
+    },
+    "networks": {
+        "inactive units": {"train/actor_inactive_units": "actor_inactive", "train/critic_inactive_units": "critic_inactive"},
+    },
+    "advantages": {
+        "kurtosis": {"train/advantage_kurtosis": "advantage_kurtosis"},
+        "weight of the largest": {"train/advantage_top_weight": "advantage_top_weight"},
+    },
+    "return": {
+        "return": {"rollout/ep_rew_mean": None, "eval/mean_reward": None},
+        "episode length": {"rollout/ep_len_mean": None, "eval/mean_ep_length": None},
+    },
+}
+
 KEYS: dict[str, str] = {
-    # sb3-contrib's keys, meaning unchanged.
-    "train/policy_objective": "policy_objective",
-    "train/value_loss": "value_loss",
-    "train/kl_divergence_loss": "kl",
-    "train/explained_variance": "explained_variance",
-    "train/is_line_search_success": "accepted",
-    "train/std": "std",
-    "train/n_updates": "n_updates",
-    # Ours.
-    "train/kl_joint": "kl_joint",
-    "train/kl_max": "kl_max",
-    "train/behaviour_kl": "behaviour_kl",
-    "train/entropy": "entropy",
-    "train/grad_norm": "grad_norm",
-    "train/cg_iterations": "cg_iterations",
-    "train/cg_residual": "cg_residual",
-    "train/cg_damping": "cg_damping",
-    "train/line_search_backtracks": "line_search_backtracks",
-    "train/step_scale": "step_scale",
-    "train/surrogate_improvement": "surrogate_improvement",
-    "train/expected_improvement": "expected_improvement",
-    "train/reduction_ratio": "reduction_ratio",
-    "train/critic_epochs": "critic_epochs",
-    "train/value_loss_before": "value_loss_before",
-    "train/value_loss_after": "value_loss_after",
-    "train/explained_variance_after": "explained_variance_after",
-    "train/updates_skipped": "updates_skipped",
-    # Ours, where a monitor has subscribed to them.
-    "train/drift_kl": "drift_kl",
-    "train/actor_inactive_units": "actor_inactive",
-    "train/critic_inactive_units": "critic_inactive",
-    "train/td_bias": "td_mean",
-    "train/td_bias_z": "td_z",
-    "train/td_bias_p_by_time": "td_time_p",
-    "train/explained_variance_mc": "explained_variance_mc",
-    "train/advantage_kurtosis": "advantage_kurtosis",
-    "train/advantage_top_weight": "advantage_top_weight",
+    key: field for charts in CHARTS.values() for keys in charts.values() for key, field in keys.items() if field is not None
 }
 
 NOT_IN_TENSORBOARD = frozenset({"train/n_updates"})

@@ -21,7 +21,7 @@ from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.monitoring.alarm import Alarm, Evidence, TrustRegionWarning
 from sb3_trpo_ext.monitoring.alarms import Severity
-from sb3_trpo_ext.monitoring.run_folder import ALARMS_NAME
+from sb3_trpo_ext.monitoring.run_files import ALARMS_NAME
 
 WINDOW = 20
 """Updates that a monitor remembers."""

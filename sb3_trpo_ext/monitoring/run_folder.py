@@ -1,39 +1,30 @@
 """
-The run folder: what every run leaves behind, one row an update.
+The run folder: what every run leaves behind, one row an update in every file (``run_files`` says what is in them).
 
-``progress.csv`` (the logged keys), ``updates.jsonl`` (whole reports), and histories that one line of NumPy looks at:
-``advantages.npy`` (n_updates, 7: mean, std, min, 5 %, 50 %, 95 %, max), ``vf_loss.npy`` (n_updates, 2: before, after),
-``kl.npy`` and ``entropy.npy`` (n_updates,), float32, NaN where nothing was computed. Everything is appended and flushed:
-a kill loses at most the update that was being written.
+Each update is appended where the last one ended, whatever the length of the run, and the header of a history follows its
+data, so that ``np.load`` reads it at any moment. A kill loses at most the update that was being written: a run that goes on
+begins by writing every file again from ``updates.jsonl``, up to the update that it goes on from.
 """
 
 from __future__ import annotations
 
-import csv
-from io import SEEK_END, BytesIO
+import os
 from pathlib import Path
 
-import numpy as np
-
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.keys import KEYS, logged_values
-
-Row = tuple[float, ...]
-
-CSV_NAME, ALARMS_NAME = "progress.csv", "alarms.jsonl"
-
-
-def _histories(report: UpdateReport) -> dict[str, Row]:
-    def number(value: float | None) -> float:
-        return float("nan") if value is None else value
-
-    advantages = (number(report.advantage_mean), number(report.advantage_std), *report.advantage_quantiles)
-    return {
-        "advantages": advantages if report.advantage_quantiles else (float("nan"),) * 7,
-        "vf_loss": (number(report.value_loss_before), number(report.value_loss_after)),
-        "kl": (report.kl,),
-        "entropy": (number(report.entropy),),
-    }
+from sb3_trpo_ext.monitoring.run_files import (
+    ALARMS_NAME,
+    CSV_NAME,
+    RECORD_NAME,
+    SPARE_CSV_NAME,
+    WIDTHS,
+    Record,
+    follows_from,
+    headers,
+    read_records,
+    row,
+    split_records,
+)
 
 
 class RunFolder:
@@ -47,85 +38,136 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool):
         self.path = path
         self._fresh = not resume
+        self._aside: _Aside | None = None
+        self._goes_on_at: int | None = None
+        self._csv_name: str | None = None
+        self._last = 0
+        self._n_rows = 0
+        self._sizes: dict[str, int] = {}
 
-    def write(self, report: UpdateReport, with_csv: bool = True) -> None:
+    def write(self, report: UpdateReport, csv_name: str = CSV_NAME) -> None:
         """
-        Append one update.
+        Append one update to every file, or to none.
 
         :param report: the update
-        :param with_csv: whether ``progress.csv`` is ours (SB3's own CSV logger may write a file of that name)
+        :param csv_name: ``CSV_NAME``, or ``SPARE_CSV_NAME`` where another writer has taken that
+        :raises OSError: if that is impossible, or another run has begun to write there
         """
+        if csv_name != self._csv_name or report.n_updates <= self._last or not self._as_left():
+            self._begin(report.n_updates, csv_name)
+        self._append(report)
+        self._last = report.n_updates
+
+    def _as_left(self) -> bool:
+        """Whether every file is as the last update left it; what somebody has removed or spoilt can be written again."""
+        sizes = {name: self._path(name).stat().st_size for name in self._sizes if self._path(name).exists()}
+        if sizes.get(RECORD_NAME, 0) not in (0, self._sizes[RECORD_NAME]):
+            raise OSError(f"another run writes to it: {RECORD_NAME} has changed")
+        return sizes == self._sizes
+
+    def _path(self, name: str, csv_name: str | None = None) -> Path:
+        return self.path / ((csv_name or self._csv_name or name) if name == CSV_NAME else name)
+
+    # ---------------------------------------------------------------- the first update of a run, or of one that goes on
+
+    def _begin(self, n_updates: int, csv_name: str) -> None:
+        """Bring all files to the same rows: those before this update."""
+        self._csv_name = None
+        # If the last attempt has failed: where that was going to begin. What lies behind it is another run's.
+        self._goes_on_at = n_updates if self._goes_on_at is None else min(n_updates, self._goes_on_at)
         self.path.mkdir(parents=True, exist_ok=True)
+        kept = self._keep(self._goes_on_at, csv_name)
+        rows = [row(report, text) for text, report in kept]
+        contents = {name: b"".join([header, *(part[name] for part in rows)]) for name, header in headers(len(kept)).items()}
+        for name, content in contents.items():
+            _replace(self._path(name, csv_name), content)
+        self._n_rows, self._sizes = len(kept), {name: len(content) for name, content in contents.items()}
+        self._csv_name, self._aside, self._goes_on_at = csv_name, None, None
+
+    def _keep(self, n_updates: int, csv_name: str) -> list[Record]:
+        """Put aside what is in the folder and does not belong to the updates before this one: nothing is lost."""
+        # The same one if the last attempt has failed.
+        aside = self._aside = self._aside or _Aside(self.path)
         if self._fresh:
-            self._put_aside(["updates.jsonl", ALARMS_NAME, *([CSV_NAME] if with_csv else []), *_npy_names(report)])
+            aside.move([*([CSV_NAME] if csv_name == CSV_NAME else []), SPARE_CSV_NAME, RECORD_NAME, ALARMS_NAME, *WIDTHS])
             self._fresh = False
-        path = self.path / "updates.jsonl"
-        _drop_cut_off_line(path)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(report.to_json() + "\n")
-        if with_csv:
-            self._append_csv(report)
-        for name, row in _histories(report).items():
-            _append_npy(self.path / f"{name}.npy", row)
+        records, unreadable = read_records(self.path / RECORD_NAME)
+        kept, superseded = split_records(records, n_updates)
+        others = [*unreadable, *(text for text, _ in superseded)]
+        if others:
+            (aside.folder() / RECORD_NAME).write_text("".join(f"{text}\n" for text in others), encoding="utf-8")
+        views = {name: self._path(name, csv_name) for name in (CSV_NAME, *WIDTHS)}
+        aside.move([path.name for name, path in views.items() if path.exists() and not follows_from(path, name, len(records))])
+        spare = self.path / SPARE_CSV_NAME
+        if csv_name == CSV_NAME and spare.exists() and follows_from(spare, CSV_NAME, len(records)):
+            spare.unlink()
+        return kept
 
-    def _put_aside(self, names: list[str]) -> None:
-        """Move an earlier run's files into a folder of their own: nothing is lost."""
-        earlier = [self.path / name for name in names if (self.path / name).exists()]
-        if not earlier:
-            return
-        number = 1
-        while (aside := self.path / f"previous_{number}").exists():
-            number += 1
-        aside.mkdir()
-        for file in earlier:
-            file.rename(aside / file.name)
+    # ---------------------------------------------------------------- every update
 
-    def _append_csv(self, report: UpdateReport) -> None:
-        path = self.path / CSV_NAME
-        values = {"time/total_timesteps": report.num_timesteps, "train/status": report.status, **dict(logged_values(report))}
-        _drop_cut_off_line(path)
-        with path.open("a+", newline="", encoding="utf-8") as file:
-            file.seek(0)
-            # A resumed run keeps to the columns that the file began with.
-            columns = next(csv.reader(file), None)
-            writer = csv.DictWriter(file, columns or ["time/total_timesteps", "train/status", *KEYS], extrasaction="ignore")
-            if columns is None:
-                writer.writeheader()
-            writer.writerow(values)
+    def _append(self, report: UpdateReport) -> None:
+        """Rows first, then the headers that count them; what fails on the way leaves the files as they were."""
+        rows = row(report, report.to_json())
+        try:
+            for name, data in rows.items():
+                with self._path(name).open("r+b") as file:
+                    file.seek(self._sizes[name])
+                    file.write(data)
+                    file.truncate()
+            self._count(self._n_rows + 1)
+        except BaseException:
+            try:
+                self._count(self._n_rows)
+                for name, size in self._sizes.items():
+                    os.truncate(self._path(name), size)
+            except OSError:
+                self._csv_name = None  # so that the next update begins by writing them again
+            raise
+        self._n_rows += 1
+        for name, data in rows.items():
+            self._sizes[name] += len(data)
 
-
-def _drop_cut_off_line(path: Path) -> None:
-    """Remove what a kill left of a last line, so that it spoils no other."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, SEEK_END)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+    def _count(self, n_rows: int) -> None:
+        fresh = headers(n_rows)
+        for name in WIDTHS:
+            with self._path(name).open("r+b") as file:
+                file.write(fresh[name])
 
 
-def _npy_names(report: UpdateReport) -> list[str]:
-    return [f"{name}.npy" for name in _histories(report)]
+class _Aside:
+    """
+    A folder beside the files, for those of an earlier run; made when there is something to put there.
+
+    :param path: the run folder
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._folder: Path | None = None
+
+    def folder(self) -> Path:
+        """Make it."""
+        if self._folder is None:
+            number = 1
+            while (self.path / f"previous_{number}").exists():
+                number += 1
+            self._folder = self.path / f"previous_{number}"
+            self._folder.mkdir()
+        return self._folder
+
+    def move(self, names: list[str]) -> None:
+        """
+        Move files there.
+
+        :param names: those which exist are moved
+        """
+        for name in names:
+            if (self.path / name).exists():
+                (self.path / name).rename(self.folder() / name)
 
 
-def _header(n_rows: int, width: int) -> bytes:
-    """NumPy pads the header so that the first axis may grow in place: its length does not depend on ``n_rows``."""
-    shape = (n_rows,) if width == 1 else (n_rows, width)
-    buffer = BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
-
-
-def _append_npy(path: Path, row: Row) -> None:
-    """Append a row, then correct the header: a kill in between loses that row only."""
-    data = np.asarray(row, dtype="<f4").tobytes()
-    start = len(_header(0, len(row)))
-    if not path.exists() or path.stat().st_size < start:
-        path.write_bytes(_header(0, len(row)))
-    n_rows = (path.stat().st_size - start) // len(data)
-    with path.open("r+b") as file:
-        file.seek(start + n_rows * len(data))
-        file.write(data)
-        file.seek(0)
-        file.write(_header(n_rows + 1, len(row)))
+def _replace(path: Path, content: bytes) -> None:
+    """At once: a reader, and a kill, find the old file or the new one."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(content)
+    fresh.replace(path)

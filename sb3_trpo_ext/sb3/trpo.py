@@ -24,7 +24,6 @@ import sb3_contrib
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import CSVOutputFormat
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -35,7 +34,7 @@ from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
-from sb3_trpo_ext.monitoring.run_folder import CSV_NAME, RunFolder
+from sb3_trpo_ext.monitoring.observers import with_observers
 from sb3_trpo_ext.sb3.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
 from sb3_trpo_ext.sb3.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
@@ -48,7 +47,7 @@ from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, tell
 from sb3_trpo_ext.sb3.messages import stale_batch_message
 from sb3_trpo_ext.sb3.problems import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
 from sb3_trpo_ext.sb3.rollout import collect_rollout, why_sb3_loop
-from sb3_trpo_ext.sb3.run_paths import find_run_folder
+from sb3_trpo_ext.sb3.run_log import RunLog
 from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
 from sb3_trpo_ext.sb3.summary import SKIPPED, mean_entropy, mean_std, preconditioner_notes, summarise
 from sb3_trpo_ext.sb3.update_start import RandomStates, UpdateStart
@@ -125,7 +124,7 @@ class TRPO(sb3_contrib.TRPO):
     :param on_nonfinite: Anything non-finite in the rollout: "raise" NonFiniteError
     :param fisher_chunk_size: Samples that are evaluated together. None: as many as a memory bound allows
     :param log_folder: Run folder (progress.csv, updates.jsonl, histories). None: the folder of the Monitor files, else the
-        logger's, if there is one
+        logger's, else (if it only prints) trpo_runs/TIME; a run that logs nothing (verbose=0) leaves nothing
     :param warn_on_risky: Whether to warn about settings that experience speaks against
     :raises ValueError: for impossible settings, naming argument, value and valid range
     """
@@ -229,7 +228,7 @@ class TRPO(sb3_contrib.TRPO):
         self._updates_skipped = 0
         self._choice: Choice | None = None
         self._recorder = BehaviourRecorder()
-        self._run_folder: RunFolder | None = None
+        self._run_folder = RunLog()
         self._diagnosis = Diagnosis()
         if _init_setup_model:
             self._setup_model()
@@ -265,7 +264,7 @@ class TRPO(sb3_contrib.TRPO):
     @property
     def run_folder(self) -> Path | None:
         """Where this run's files are; None before the first update, and if it has none."""
-        return None if self._run_folder is None else self._run_folder.path
+        return self._run_folder.path
 
     def subscribe(self, *names: str) -> None:
         r"""
@@ -372,27 +371,11 @@ class TRPO(sb3_contrib.TRPO):
         )
         for key, value in logged_values(report):
             self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)
-        self._write_run_folder(report)
+        self._run_folder.write(report, self.log_folder, self.env, self.logger)
         self._n_updates, self._updates_skipped = report.n_updates, report.updates_skipped
         if self.adaptive_damping:
             self._adapted_damping, self._adapted_damping_unit = result.damping.value, self.kl_unit
         self.last_update, self.last_update_inputs = report, inputs
-
-    def _write_run_folder(self, report: UpdateReport) -> None:
-        """An observer: a full disk is said, and does not stop a run."""
-        folder = find_run_folder(self.log_folder, self.env, self.logger)
-        if folder is None:
-            return
-        if self._run_folder is None or self._run_folder.path != Path(folder):
-            self._run_folder = RunFolder(Path(folder), resume=report.n_updates > 1)
-        csvs = [output.file.name for output in self.logger.output_formats if isinstance(output, CSVOutputFormat)]
-        ours = (self._run_folder.path / CSV_NAME).resolve()
-        try:
-            self._run_folder.write(report, with_csv=ours not in [Path(name).resolve() for name in csvs])
-        except OSError as error:
-            warnings.warn(
-                f"TRPO: the run folder {folder} can't be written ({error}): this update is missing there", stacklevel=3
-            )
 
     def learn(
         self: SelfTRPO,
@@ -416,7 +399,9 @@ class TRPO(sb3_contrib.TRPO):
         """
         self.failure_observers = []
         try:
-            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            super().learn(
+                total_timesteps, with_observers(callback), log_interval, tb_log_name, reset_num_timesteps, progress_bar
+            )
         except BaseException as error:
             tell(self.failure_observers, error)
             raise

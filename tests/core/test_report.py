@@ -56,6 +56,29 @@ def test_json_and_back_is_exact(report: UpdateReport) -> None:
     assert "\n" not in report.to_json()
 
 
+@given(report=reports, absent=st.sets(st.sampled_from([field.name for field in dataclasses.fields(UpdateReport)])))
+def test_a_field_that_an_older_version_did_not_have_was_not_computed(report: UpdateReport, absent: set[str]) -> None:
+    written = {name: value for name, value in json.loads(report.to_json()).items() if name not in absent}
+    needed = {f.name for f in dataclasses.fields(report) if str(f.type) in ("int", "float", "str")} & absent
+    if needed:
+        with pytest.raises(ValueError, match=rf"of another version: missing fields .*'{min(needed)}'.*, unknown fields \[\]"):
+            UpdateReport.from_json(json.dumps(written))
+        return
+    again = UpdateReport.from_json(json.dumps(written))
+    for field in dataclasses.fields(report):
+        nothing = () if str(field.type).startswith("tuple") else None
+        assert getattr(again, field.name) == (nothing if field.name in absent else getattr(report, field.name))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('{"of_the_future": 1}', "unknown fields .'of_the_future'"), ("[1]", "not an .* but list"), ("{", "Expecting")],
+)
+def test_what_is_no_report_of_this_version_is_an_error_that_says_so(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        UpdateReport.from_json(text)
+
+
 def no_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
 

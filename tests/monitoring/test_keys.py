@@ -3,7 +3,7 @@
 import dataclasses
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.keys import KEYS, NOT_IN_TENSORBOARD, logged_values
+from sb3_trpo_ext.monitoring.keys import CHARTS, KEYS, NOT_IN_TENSORBOARD, logged_values
 from tests.monitoring.reports import make_report
 
 
@@ -13,6 +13,12 @@ def test_every_key_reads_a_field_that_exists() -> None:
     assert all(key.startswith("train/") for key in KEYS)
     assert set(KEYS) >= NOT_IN_TENSORBOARD
     assert len(set(KEYS.values())) == len(KEYS)
+
+
+def test_a_key_stands_in_one_chart() -> None:
+    keys = [key for charts in CHARTS.values() for chart in charts.values() for key in chart]
+    assert len(set(keys)) == len(keys)
+    assert set(KEYS) <= set(keys)
 
 
 def test_none_is_not_logged_and_zero_is() -> None:

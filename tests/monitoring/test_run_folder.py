@@ -1,13 +1,21 @@
 """What is left behind when a run is killed, resumed or begun anew."""
 
 import csv
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.monitoring import run_files, run_folder
 from sb3_trpo_ext.monitoring.keys import KEYS
+from sb3_trpo_ext.monitoring.run_files import COLUMNS, CSV_NAME, RECORD_NAME, SPARE_CSV_NAME
 from sb3_trpo_ext.monitoring.run_folder import RunFolder
 from tests.monitoring.reports import make_report
 
@@ -22,6 +30,25 @@ def write(path: Path, first: int, last: int, resume: bool = False) -> None:
 
 def kls(path: Path) -> list[float]:
     return np.load(path / "kl.npy").tolist()
+
+
+def updates_in(path: Path, csv_name: str = CSV_NAME) -> list[int]:
+    """The updates in the folder, which are the same in every file."""
+    reports = [UpdateReport.from_json(line) for line in (path / RECORD_NAME).read_text().splitlines()]
+    numbers = [report.n_updates for report in reports]
+    with (path / csv_name).open(newline="") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    assert [int(row["train/n_updates"]) for row in rows] == numbers
+    assert all(tuple(row) == COLUMNS and None not in row.values() for row in rows)
+    assert kls(path) == expected(*numbers)
+    for name, width in HISTORIES.items():
+        assert np.load(path / f"{name}.npy").shape == ((len(numbers), width) if width > 1 else (len(numbers),))
+    assert not list(path.glob(".*"))
+    return numbers
+
+
+def set_aside(path: Path) -> list[str]:
+    return sorted(str(file.relative_to(path)) for file in path.glob("previous_*/*"))
 
 
 def expected(*updates: int) -> list[float]:
@@ -104,78 +131,295 @@ def test_a_resumed_run_in_a_new_folder(tmp_path: Path) -> None:
     assert kls(tmp_path / "a" / "b") == expected(7, 8)
 
 
-# ---------------------------------------------------------------- killed while writing
+# ---------------------------------------------------------------- resumed
 
 
-@pytest.mark.parametrize("cut", range(1, 28))
-def test_a_row_cut_off_in_the_middle_is_replaced(tmp_path: Path, cut: int) -> None:
-    # Killed after part of the row, before the header said so.
+def test_rows_later_than_the_checkpoint_are_replaced_and_put_aside(tmp_path: Path) -> None:
+    write(tmp_path, 1, 9)
+    write(tmp_path, 4, 6, resume=True)
+    assert updates_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert set_aside(tmp_path) == ["previous_1/updates.jsonl"]
+    later = [json.loads(line)["n_updates"] for line in (tmp_path / "previous_1/updates.jsonl").read_text().splitlines()]
+    assert later == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_model_that_was_set_back_in_the_same_process(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, resume=False)
+    for n in (1, 2, 3, 2, 3, 4):
+        folder.write(make_report(n))
+    assert updates_in(tmp_path) == [1, 2, 3, 4]
+
+
+def test_updates_that_are_there_twice_stay_as_they_were_written_last(tmp_path: Path) -> None:
+    # A version that only appended has written such files.
+    write(tmp_path, 1, 4)
+    lines = (tmp_path / RECORD_NAME).read_text().splitlines()
+    again = [make_report(n, entropy=0.5).to_json() for n in (3, 4)]
+    (tmp_path / RECORD_NAME).write_text("\n".join([*lines, *again]) + "\n")
+    write(tmp_path, 5, 5, resume=True)
+    assert updates_in(tmp_path) == [1, 2, 3, 4, 5]
+    assert np.load(tmp_path / "entropy.npy").tolist() == [0.25, 0.25, 0.5, 0.5, 0.25]
+    assert len((tmp_path / "previous_1" / RECORD_NAME).read_text().splitlines()) == 2
+
+
+def test_a_resumed_run_whose_report_has_new_fields_and_keys(tmp_path: Path) -> None:
+    """The columns are the newest; what an older version did not know is empty."""
     write(tmp_path, 1, 2)
-    path = tmp_path / "advantages.npy"
-    before = path.read_bytes()
+    shortened = [
+        {name: value for name, value in json.loads(line).items() if name not in ("entropy", "kl_max", "notes")}
+        for line in (tmp_path / RECORD_NAME).read_text().splitlines()
+    ]
+    for report in shortened:
+        report["kl_max"] = 0.75
+    (tmp_path / RECORD_NAME).write_text("".join(json.dumps(report) + "\n" for report in shortened))
+    rows = [line.split(",")[:5] for line in (tmp_path / CSV_NAME).read_text().splitlines()]
+    (tmp_path / CSV_NAME).write_text("".join(",".join(row) + "\r\n" for row in rows))
     write(tmp_path, 3, 3, resume=True)
-    after = path.read_bytes()
-    path.write_bytes(before[:128] + after[128 : len(before) + cut])
-    assert np.load(path).shape == (2, 7)
-    RunFolder(tmp_path, resume=True).write(make_report(4))
-    assert np.load(path).shape == (3, 7)
-    assert np.isfinite(np.load(path)).all()
+    assert updates_in(tmp_path) == [1, 2, 3]
+    with (tmp_path / CSV_NAME).open() as file:
+        values = [(row["train/entropy"], row["train/kl_max"]) for row in csv.DictReader(file)]
+    assert values == [("", "0.75"), ("", "0.75"), ("0.25", "0.25")]
+    assert np.isnan(np.load(tmp_path / "entropy.npy")).tolist() == [True, True, False]
+    assert set_aside(tmp_path) == []
 
 
-@pytest.mark.parametrize("size", [0, 1, 60, 127])
-def test_a_history_cut_off_in_its_header_begins_anew(tmp_path: Path, size: int) -> None:
-    write(tmp_path, 1, 2)
-    path = tmp_path / "kl.npy"
-    path.write_bytes(path.read_bytes()[:size])
-    write(tmp_path, 3, 4, resume=True)
-    assert kls(tmp_path) == expected(3, 4)
-
-
-def test_a_history_that_is_something_else_does_not_stop_a_run(tmp_path: Path) -> None:
-    write(tmp_path, 1, 2)
-    (tmp_path / "kl.npy").write_bytes(b"not an array " * 40)
-    write(tmp_path, 3, 4, resume=True)
-    assert np.isfinite(np.load(tmp_path / "kl.npy")).all()
-    assert kls(tmp_path)[-2:] == expected(3, 4)
-
-
-@pytest.mark.parametrize("name", ["updates.jsonl", "progress.csv"])
-def test_a_line_cut_off_in_the_middle_spoils_only_itself(tmp_path: Path, name: str) -> None:
-    write(tmp_path, 1, 2)
-    path = tmp_path / name
-    path.write_bytes(path.read_bytes()[:-20])
-    write(tmp_path, 3, 3, resume=True)
-    assert path.read_bytes().endswith(b"\n")
-    assert len(path.read_text().splitlines()) == (2 if name == "updates.jsonl" else 3)
-    if name == "updates.jsonl":
-        assert UpdateReport.from_json(path.read_text().splitlines()[-1]) == make_report(3)
-    else:
-        with path.open() as file:
-            rows = list(csv.DictReader(file))
-        assert rows[-1]["train/n_updates"] == "3"
-        assert None not in rows[-1]
-
-
-def test_a_resumed_run_keeps_to_the_columns_of_the_file(tmp_path: Path) -> None:
-    # As another version of ours may have written them.
-    (tmp_path / "progress.csv").write_text("train/n_updates,train/of_old,train/kl_joint\r\n1,5,0.5\r\n")
+def test_columns_that_this_version_does_not_know_are_put_aside(tmp_path: Path) -> None:
+    write(tmp_path, 1, 1)
+    of_old = "train/n_updates,train/status,train/of_old\r\n1,accepted,5\r\n"
+    (tmp_path / CSV_NAME).write_text(of_old)
     write(tmp_path, 2, 2, resume=True)
-    with (tmp_path / "progress.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert rows[-1] == {"train/n_updates": "2", "train/of_old": "", "train/kl_joint": "0.25"}
+    assert updates_in(tmp_path) == [1, 2]
+    assert (tmp_path / "previous_1" / CSV_NAME).read_bytes().decode() == of_old
 
 
-def test_an_empty_csv_gets_its_header(tmp_path: Path) -> None:
-    (tmp_path / "progress.csv").touch()
-    write(tmp_path, 3, 3, resume=True)
-    with (tmp_path / "progress.csv").open() as file:
-        assert [row["train/n_updates"] for row in csv.DictReader(file)] == ["3"]
+def test_records_of_a_version_that_is_unknown_are_put_aside(tmp_path: Path) -> None:
+    write(tmp_path, 1, 3)
+    lines = (tmp_path / RECORD_NAME).read_text().splitlines()
+    lines[1] = json.dumps({**json.loads(lines[1]), "of_the_future": 1})
+    (tmp_path / RECORD_NAME).write_text("\n".join(lines) + "\n")
+    write(tmp_path, 4, 4, resume=True)
+    assert updates_in(tmp_path) == [1, 3, 4]
+    assert "of_the_future" in (tmp_path / "previous_1" / RECORD_NAME).read_text()
 
 
-def test_without_a_csv_of_its_own_it_touches_none(tmp_path: Path) -> None:
-    (tmp_path / "progress.csv").write_text("sb3's own\n")
+@pytest.mark.parametrize("name", [RECORD_NAME, CSV_NAME, "kl.npy", "advantages.npy"])
+@pytest.mark.parametrize("content", [None, b"", b"not an array \x80\n" * 40])
+def test_a_file_that_was_removed_or_is_something_else(tmp_path: Path, name: str, content: bytes | None) -> None:
+    write(tmp_path, 1, 3)
+    before = {file: (tmp_path / file).read_bytes() for file in (CSV_NAME, "kl.npy")}
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    write(tmp_path, 4, 5, resume=True)
+    assert updates_in(tmp_path) == ([4, 5] if name == RECORD_NAME else [1, 2, 3, 4, 5])
+    if name == RECORD_NAME:  # nothing else says what the others' rows are
+        assert before == {file: (tmp_path / "previous_1" / file).read_bytes() for file in before}
+    elif content:
+        assert (tmp_path / "previous_1" / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("name", [RECORD_NAME, CSV_NAME, "kl.npy"])
+def test_what_is_cleared_up_during_a_run_is_there_again(tmp_path: Path, name: str, whole: bool) -> None:
+    folder = RunFolder(tmp_path / "run", resume=False)
+    for n in (1, 2):
+        folder.write(make_report(n))
+    if whole:
+        shutil.rmtree(tmp_path / "run")
+    else:
+        (tmp_path / "run" / name).unlink()
+    folder.write(make_report(3))
+    assert updates_in(tmp_path / "run") == ([3] if whole or name == RECORD_NAME else [1, 2, 3])
+
+
+@pytest.mark.parametrize("name", [CSV_NAME, "kl.npy"])
+def test_what_somebody_has_spoilt_during_a_run_is_written_again(tmp_path: Path, name: str) -> None:
     folder = RunFolder(tmp_path, resume=False)
     for n in (1, 2):
-        folder.write(make_report(n), with_csv=False)
-    assert (tmp_path / "progress.csv").read_text() == "sb3's own\n"
-    assert kls(tmp_path) == expected(1, 2)
+        folder.write(make_report(n))
+    with (tmp_path / name).open("a") as file:
+        file.write("by hand\n")
+    folder.write(make_report(3))
+    assert updates_in(tmp_path) == [1, 2, 3]
+
+
+def test_of_two_runs_in_one_folder_the_one_that_began_first_gives_way(tmp_path: Path) -> None:
+    """As when two runs of the Zoo start in the same moment: neither may spoil the other's files."""
+    first, second = RunFolder(tmp_path, resume=False), RunFolder(tmp_path, resume=False)
+    for n in (1, 2, 3):
+        first.write(make_report(n, entropy=1.0))
+    second.write(make_report(1))
+    for n in (4, 5):
+        with pytest.raises(OSError, match=r"another run writes to it: updates\.jsonl has changed"):
+            first.write(make_report(n, entropy=1.0))
+        second.write(make_report(n - 2))
+    assert updates_in(tmp_path) == [1, 2, 3]
+    assert np.load(tmp_path / "entropy.npy").tolist() == [0.25] * 3
+    assert np.load(tmp_path / "previous_1" / "entropy.npy").tolist() == [1.0] * 3
+
+
+# ---------------------------------------------------------------- killed
+
+
+def killed_at_line(number: int, act: Callable[[], None]) -> bool:
+    """Do something in another process, which dies before it comes to that line of ours; False if it got to the end."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            nonlocal count
+            if frame.f_code.co_filename not in (run_folder.__file__, run_files.__file__):
+                return None
+            count += event == "line"
+            if count == number:
+                os._exit(9)
+            return trace
+
+        try:
+            sys.settrace(trace)
+            act()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("resumed_at", [None, 3])
+def test_killed_at_any_line(tmp_path: Path, resumed_at: int | None) -> None:
+    """While it appends, and while it takes up an older run: histories load, and the next to resume finds all that was."""
+    number, cut_short = 0, True
+    while cut_short:
+        number += 1 if resumed_at is None else 7  # many lines are one loop's
+        path = tmp_path / str(number)
+        folder = RunFolder(path, resume=False)
+        for n in range(1, 5):
+            folder.write(make_report(n))
+        writer = folder if resumed_at is None else RunFolder(path, resume=True)
+        update = make_report(resumed_at or 5)
+        cut_short = killed_at_line(number, lambda writer=writer, update=update: writer.write(update))
+        for name in HISTORIES:
+            assert len(np.load(path / f"{name}.npy")) in (2, 3, 4, 5)
+        write(path, update.n_updates, 6, resume=True)
+        assert updates_in(path) == [1, 2, 3, 4, 5, 6]
+    assert number > 40  # the lines were counted
+
+
+# ---------------------------------------------------------------- a disk that is full
+
+
+@pytest.mark.parametrize("failing", range(1, 12))
+def test_a_full_disk_leaves_every_file_as_it_was(tmp_path: Path, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path, resume=False)
+    for n in (1, 2):
+        folder.write(make_report(n))
+    real, count = Path.open, 0
+
+    def full(self: Path, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == failing:
+            raise OSError(28, "No space left on device")
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        if failing <= 10:
+            with pytest.raises(OSError, match="No space left"):
+                folder.write(make_report(3))
+        else:  # six files, of which four have a header that counts
+            folder.write(make_report(3))
+    assert updates_in(tmp_path) == ([1, 2] if failing <= 10 else [1, 2, 3])
+    folder.write(make_report(4))
+    assert updates_in(tmp_path) == ([1, 2, 4] if failing <= 10 else [1, 2, 3, 4])
+
+
+def test_a_disk_that_does_not_even_allow_to_clear_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path, resume=False)
+    for n in (1, 2):
+        folder.write(make_report(n))
+
+    def fails(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "_count", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            folder.write(make_report(3))
+    folder.write(make_report(4))
+    assert updates_in(tmp_path) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_disk_that_is_full_from_the_start(tmp_path: Path, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old files are put aside once, not once an update."""
+    write(tmp_path, 1, 9)
+    folder = RunFolder(tmp_path, resume=first > 1)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "_replace", full)
+        for n in range(first, first + 3):
+            with pytest.raises(OSError, match="No space left"):
+                folder.write(make_report(n))
+    folder.write(make_report(first + 3))
+    # The old 3, 4 and 5 are not this run's.
+    assert updates_in(tmp_path) == ([4] if first == 1 else [1, 2, 6])
+    assert {name.split("/")[0] for name in set_aside(tmp_path)} == {"previous_1"}
+
+
+# ---------------------------------------------------------------- bounded
+
+
+def test_an_update_reads_and_writes_the_same_however_long_the_run(tmp_path: Path) -> None:
+    """Bytes and system calls, as the kernel counts them for this process."""
+    if not Path("/proc/self/io").exists():
+        pytest.skip("no /proc")
+
+    def counted(folder: RunFolder, n: int) -> dict[str, int]:
+        def now() -> dict[str, int]:
+            lines = Path("/proc/self/io").read_text().splitlines()
+            return {name: int(value) for name, value in (line.split(": ") for line in lines[:4])}
+
+        before = now()
+        folder.write(make_report(n))
+        return {name: value - before[name] for name, value in now().items()}
+
+    folder = RunFolder(tmp_path, resume=False)
+    folder.write(make_report(100))
+    early = counted(folder, 101)
+    write(tmp_path / "long", 1000, 1499)
+    long = RunFolder(tmp_path / "long", resume=True)
+    long.write(make_report(1500))
+    late = counted(long, 1501)
+    assert late["syscr"] == early["syscr"]
+    assert late["syscw"] == early["syscw"]
+    assert abs(late["wchar"] - early["wchar"]) < 100
+    assert abs(late["rchar"] - early["rchar"]) < 100
+
+
+# ---------------------------------------------------------------- beside SB3's own progress.csv
+
+
+def test_where_sb3s_own_csv_lies_ours_has_another_name(tmp_path: Path) -> None:
+    (tmp_path / CSV_NAME).write_text("sb3's own\n")
+    folder = RunFolder(tmp_path, resume=False)
+    for n in (1, 2):
+        folder.write(make_report(n), SPARE_CSV_NAME)
+    assert (tmp_path / CSV_NAME).read_text() == "sb3's own\n"
+    assert updates_in(tmp_path, SPARE_CSV_NAME) == [1, 2]
+    # Later runs without, and again with SB3's logger.
+    folder.write(make_report(3))
+    assert updates_in(tmp_path) == [1, 2, 3]
+    assert (tmp_path / "previous_1" / CSV_NAME).read_text() == "sb3's own\n"
+    assert not (tmp_path / SPARE_CSV_NAME).exists()
+    folder.write(make_report(4), SPARE_CSV_NAME)
+    assert updates_in(tmp_path, SPARE_CSV_NAME) == [1, 2, 3, 4]
+
+
+def test_a_users_own_file_of_that_name_is_left_alone(tmp_path: Path) -> None:
+    write(tmp_path, 1, 1)
+    (tmp_path / SPARE_CSV_NAME).write_text("mine\n")
+    write(tmp_path, 2, 2, resume=True)
+    assert (tmp_path / SPARE_CSV_NAME).read_text() == "mine\n"

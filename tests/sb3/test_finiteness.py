@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_ext import TRPO, NonFiniteError, UpdateReport
 from sb3_trpo_ext.sb3 import critic, trpo
+from sb3_trpo_ext.sb3.run_log import RunLog
 from tests.sb3.spaces import (
     BOX,
     VECTOR,
@@ -241,7 +242,7 @@ def _while_reporting(patch: pytest.MonkeyPatch, model: Any, error: BaseException
 
 def _while_writing(patch: pytest.MonkeyPatch, model: Any, error: BaseException) -> None:
     # Not a full disk, which is only warned about.
-    patch.setattr(trpo.RunFolder, "write", _raise(error))
+    patch.setattr(RunLog, "write", _raise(error))
 
 
 @pytest.mark.parametrize(

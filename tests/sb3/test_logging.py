@@ -1,4 +1,4 @@
-"""What is logged, when, and where the run's folder is."""
+"""What is logged, and when."""
 
 import csv
 import json
@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger, configure
-from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_trpo_ext import TRPO, UpdateReport
+from sb3_trpo_ext import UpdateReport
 from sb3_trpo_ext.core import line_search
 from sb3_trpo_ext.core.status import TrialStatus
-from sb3_trpo_ext.monitoring.run_folder import RunFolder
-from tests.sb3.spaces import ACTIONS, OBSERVATIONS, RandomEnv, Witness, collect, make_env, make_model
+from tests.sb3.spaces import ACTIONS, Witness, collect, make_model
 
 CONTRIB = {
     "train/policy_objective",
@@ -135,18 +132,6 @@ def test_who_asks_for_no_log_gets_none() -> None:
     assert logged(make_model(), log_interval=None) == []
 
 
-def test_the_run_folder_follows_the_logger() -> None:
-    """Rows of a second run went into the first one's folder, and into SB3's own CSV there."""
-    model = make_model()
-    for run in ("first", "second"):
-        model.set_logger(configure(run, ["csv"]))
-        model.learn(64, reset_num_timesteps=False)
-        model.logger.close()
-    lines = {run: len(Path(run, "updates.jsonl").read_text().splitlines()) for run in ("first", "second")}
-    assert lines == {"first": 1, "second": 1}
-    assert "train/status" not in Path("first/progress.csv").read_text()
-
-
 def test_the_last_keys_reach_sb3s_own_csv() -> None:
     model = make_model(log_folder="elsewhere")
     model.set_logger(configure("sb3", ["csv"]))
@@ -155,139 +140,6 @@ def test_the_last_keys_reach_sb3s_own_csv() -> None:
     with Path("sb3/progress.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["train/n_updates"] for row in rows if row["train/n_updates"]] == ["1", "2", "3"]
-
-
-# ---------------------------------------------------------------- the run folder
-
-
-def check_run_folder(folder: Path, n_updates: int, steps: int = 64) -> list[UpdateReport]:
-    """One row an update in every file, and all of them say the same."""
-    reports = [UpdateReport.from_json(line) for line in (folder / "updates.jsonl").read_text().splitlines()]
-    assert [report.n_updates for report in reports] == list(range(1, n_updates + 1))
-    with (folder / "progress.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["train/n_updates"]) for row in rows] == [report.n_updates for report in reports]
-    assert [int(row["time/total_timesteps"]) for row in rows] == [report.num_timesteps for report in reports]
-    for row, report in zip(rows, reports, strict=True):
-        assert None not in row
-        assert float(row["train/kl_divergence_loss"]) == report.kl
-    for name, width in {"advantages": 7, "vf_loss": 2, "kl": 1, "entropy": 1}.items():
-        history = np.load(folder / f"{name}.npy")
-        assert history.dtype == np.float32
-        assert history.shape == ((n_updates, width) if width > 1 else (n_updates,))
-    assert np.load(folder / "kl.npy").tolist() == [float(np.float32(report.kl)) for report in reports]
-    return reports
-
-
-class Loads(BaseCallback):
-    """Reads the folder after every update, while training goes on."""
-
-    def __init__(self, folder: str):
-        super().__init__()
-        self.folder, self.seen = Path(folder), 0
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        if self.model.last_update is not None:
-            self.seen += 1
-            assert check_run_folder(self.folder, self.seen)[-1] == self.model.last_update
-
-
-def test_the_folder_can_be_read_after_every_update() -> None:
-    model = make_model(log_folder="run")
-    callback = Loads("run")
-    model.learn(256, callback=callback)
-    assert callback.seen == 3
-    reports = check_run_folder(Path("run"), 4)
-    assert reports[-1] == model.last_update
-    batch = model.last_update_inputs.batch
-    mean, std, least, *_, most = np.load("run/advantages.npy")[-1]
-    assert mean == pytest.approx(float(batch.advantages.mean()), abs=1e-6)
-    assert std == pytest.approx(float(batch.advantages.std()), rel=1e-5)
-    assert (least, most) == (float(batch.advantages.min()), float(batch.advantages.max()))
-    assert np.load("run/vf_loss.npy")[-1].tolist() == pytest.approx(
-        [model.last_update.value_loss_before, model.last_update.value_loss_after], rel=1e-6
-    )
-
-
-def test_a_resumed_run_appends_and_a_fresh_one_begins_anew() -> None:
-    model = make_model(log_folder="run")
-    model.learn(128)
-    model.save("model.zip")
-    loaded = TRPO.load("model.zip", env=make_env())
-    loaded.learn(64, reset_num_timesteps=False)
-    reports = check_run_folder(Path("run"), 3)
-    assert [report.num_timesteps for report in reports] == [64, 128, 192]
-    make_model(log_folder="run").learn(64)
-    check_run_folder(Path("run"), 1)
-
-
-def test_the_folder_of_the_monitor_files_comes_before_the_loggers() -> None:
-    def monitored(**kwargs: Any) -> Any:
-        spaces_of = {"observation_space": OBSERVATIONS["vector"][0], "action_space": ACTIONS["box"][0]}
-        env = make_vec_env(RandomEnv, n_envs=2, seed=0, env_kwargs=spaces_of, monitor_dir="monitors")
-        model = make_model(env=VecNormalize(env), **kwargs)
-        model.set_logger(configure("logger", ["csv"]))
-        model.learn(128)
-        return model
-
-    monitored()
-    assert len(check_run_folder(Path("monitors"), 2)) == 2
-    assert not Path("logger/updates.jsonl").exists()
-    assert not Path("logger/kl.npy").exists()
-    monitored(log_folder="asked")
-    check_run_folder(Path("asked"), 2)
-
-
-@pytest.mark.parametrize("log_folder", [None, "same", "same/", "./same"])
-def test_sb3s_own_csv_in_the_same_folder_is_left_alone(log_folder: str | None) -> None:
-    model = make_model(log_folder=log_folder)
-    model.set_logger(configure("same", ["csv"]))
-    model.learn(128)
-    model.logger.close()
-    with Path("same/progress.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["train/n_updates"] for row in rows if row["train/n_updates"]] == ["1", "2"]
-    assert "rollout/ep_rew_mean" in rows[0]
-    assert "train/status" not in rows[0]
-    assert len(Path("same/updates.jsonl").read_text().splitlines()) == 2
-
-
-def test_sb3s_own_csv_that_comes_later_is_left_alone_too() -> None:
-    model = make_model(log_folder="same")
-    model.learn(64)
-    model.set_logger(configure("same", ["csv"]))
-    model.learn(128)
-    model.logger.close()
-    with Path("same/progress.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["train/n_updates"] for row in rows if row["train/n_updates"]] == ["2", "3"]
-    assert all(None not in row for row in rows)
-    assert len(Path("same/updates.jsonl").read_text().splitlines()) == 3
-
-
-def test_another_csv_logger_elsewhere_does_not_take_ours_away() -> None:
-    model = make_model(log_folder="ours")
-    model.set_logger(configure("theirs", ["csv"]))
-    model.learn(64)
-    check_run_folder(Path("ours"), 1)
-
-
-def test_nothing_is_written_when_no_folder_is_known() -> None:
-    model = make_model()
-    before = sorted(Path.cwd().rglob("*"))
-    logged(model, 128)
-    assert model.last_update.n_updates == 2
-    assert sorted(Path.cwd().rglob("*")) == before
-
-
-def test_evaluations_between_updates_do_not_cost_a_row() -> None:
-    # SB3's own row would lose its keys to the evaluation's dump.
-    model = make_model(log_folder="run")
-    model.learn(192, callback=EvalCallback(make_env(n_envs=1), eval_freq=8, n_eval_episodes=1, verbose=0))
-    check_run_folder(Path("run"), 3)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -299,24 +151,3 @@ def test_reports_survive_json_in_every_space(action: str) -> None:
     assert UpdateReport.from_json(text) == model.last_update
     for value in json.loads(text).values():
         assert value is None or isinstance(value, str | int | float | list)
-
-
-def test_a_skipped_update_has_a_row_too() -> None:
-    model = make_model(log_folder="run", min_explained_variance=0.999)
-    model.learn(128)
-    reports = check_run_folder(Path("run"), 2)
-    assert {report.status for report in reports} == {"low_explained_variance"}
-    assert reports[-1].updates_skipped == 2
-
-
-def test_a_full_disk_is_said_and_does_not_stop_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model = make_model(log_folder=str(tmp_path / "run"))
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(RunFolder, "write", full)
-    with pytest.warns(UserWarning, match=r"run folder .*run can't be written .*No space left"):
-        model.learn(32)
-    assert model.last_update is not None
-    assert model.last_update.accepted

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -68,6 +69,16 @@ def test_train_runs_in_our_wrappers_and_leaves_files_that_are_sb3s() -> None:
 def test_environments_in_processes_of_their_own() -> None:
     python("-m", "sb3_trpo_ext", "train", "--env", "CartPole-v1", *QUICK, *TINY, "--vec-env", "subproc")
     assert Path("logs/trpo/CartPole-v1_1/CartPole-v1.zip").is_file()
+    assert len(Path("logs/trpo/CartPole-v1_1/updates.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_zoos_progress_bar_shows_the_last_update() -> None:
+    done = python("-m", "sb3_trpo_ext", "train", "--env", "CartPole-v1", *QUICK, *TINY, "-P", "--verbose", "0")
+    (bar,) = [line for line in done.stdout.splitlines() if "it/s" in line]
+    report = json.loads(Path("logs/trpo/CartPole-v1_1/updates.jsonl").read_text().splitlines()[-1])
+    assert report["n_updates"] == 3
+    assert f"{report['kl'] / report['target_kl']:.2f}δ".removeprefix("0") in bar
+    assert re.search(r" H ?[\d.]+ +R ?[\d.]+ ", bar)
 
 
 def test_optimize_then_trial_id_trains_with_exactly_what_was_sampled() -> None:
@@ -76,6 +87,8 @@ def test_optimize_then_trial_id_trains_with_exactly_what_was_sampled() -> None:
     budget = ["-n", "300", "--n-evaluations", "1", "--eval-episodes", "1"]
     search = ["-optimize", "--n-trials", "2", "--n-startup-trials", "2", "--sampler", "random", "--no-optim-plots"]
     python(*zoo, "--env", "CartPole-v1", "--seed", "9", *budget, *search, *study)
+    # Trials log nothing, and leave nothing
+    assert list(Path().rglob("updates.jsonl")) == []
     # 1, not 0: the Zoo takes trial 0 for no trial
     python(*zoo, "--env", "CartPole-v1", *QUICK, "-n", "300", "--trial-id", "1", *study)
     backend = optuna.storages.journal.JournalFileBackend("study.log")

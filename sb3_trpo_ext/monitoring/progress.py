@@ -1,0 +1,91 @@
+"""What the newest update did, beside the steps on SB3's progress bar: ``KL 0.97δ  H 3.1  R 1234``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback, ProgressBarCallback
+from stable_baselines3.common.utils import safe_mean
+
+from sb3_trpo_ext.core.report import UpdateReport
+
+OTHER_COLUMNS = 32
+"""Width of tqdm.rich's columns but the description, the bar, the steps and the rate: `` 65% [ 0:00:06 < 0:00:04 , ]``."""
+
+
+def describe(report: UpdateReport, mean_return: float | None, room: int) -> str:
+    """
+    Sum up an update in a few characters, because a progress bar that is too wide breaks its line.
+
+    :param report: the update
+    :param mean_return: mean return of the newest episodes; None if none has ended
+    :param room: characters that there are
+    :return: KL as a share of the trust region, entropy in nats, return: the first that fits of ``KL 0.97δ  H 3.1  R 1234``,
+        ``KL0.97δ H3.1 R1234``, ``.97δ H3.1 R1234``, ``.97δ R1234`` and ``.97δ``, each without what is None
+    """
+    share = f"{report.kl / report.target_kl:.2f}δ"
+    entropy = "" if report.entropy is None else f"H {report.entropy:.2g}"
+    returned = "" if mean_return is None else f"R {_short(mean_return)}"
+    long = [f"KL {share}" if report.accepted else "no step", entropy, returned]
+    short = [part if part == "no step" else part.replace(" ", "") for part in long]
+    bare = [share.removeprefix("0") if report.accepted else "no step", *short[1:]]
+    texts = ["  ".join(filter(None, long)), *(" ".join(filter(None, parts)) for parts in (short, bare, bare[::2]))]
+    return next((text for text in texts if len(text) <= room), bare[0])
+
+
+def _short(value: float) -> str:
+    """Three digits, and a longer number without places."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+def _room(bar: Any) -> int:
+    """
+    Characters for the description: rich makes the bar, the steps and the rate narrower alike, until the rate breaks in two.
+
+    The rate that is shown is that of the last moments, between updates: there is room for a fifth more than the mean.
+    """
+    rate = 1.2 * bar.n / max(bar.format_dict["elapsed"], 1e-3)
+    widths = 3 * max(len(f"{rate:,.0f} it/s"), len("1,000 it/s"))
+    return shutil.get_terminal_size().columns - OTHER_COLUMNS - widths
+
+
+def progress_bars(callback: BaseCallback) -> Iterator[ProgressBarCallback]:
+    """
+    Find the progress bars: the Zoo's ``-P`` puts one among the callbacks, ``learn(progress_bar=True)`` beside them.
+
+    :param callback: what ``learn`` runs
+    :yields: every ``ProgressBarCallback`` in it
+    """
+    if isinstance(callback, ProgressBarCallback):
+        yield callback
+    inner = [*callback.callbacks] if isinstance(callback, CallbackList) else []
+    if isinstance(callback, EventCallback) and callback.callback is not None:
+        inner.append(callback.callback)
+    for child in inner:
+        yield from progress_bars(child)
+
+
+class ProgressDescription(BaseCallback):
+    """Describes the newest update on every running progress bar; without one it does nothing."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self._show()
+
+    def _on_training_end(self) -> None:
+        self._show()
+
+    def _show(self) -> None:
+        report: UpdateReport | None = getattr(self.model, "last_update", None)
+        if report is None:
+            return
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or []]
+        mean_return = float(safe_mean(returns)) if returns else None
+        for callback in progress_bars(self.locals.get("callback", self)):
+            bar = getattr(callback, "pbar", None)  # there from the start of training on
+            if bar is not None:
+                bar.set_description_str(describe(report, mean_return, _room(bar)))

@@ -1,0 +1,151 @@
+"""
+What the files of a run folder hold: one row an update, as bytes.
+
+``updates.jsonl`` (whole reports) is the record; the others are views of it, and can be written again from it:
+``progress.csv`` (the logged keys), and histories that one line of NumPy looks at: ``advantages.npy`` (n_updates, 7: mean,
+std, min, 5 %, 50 %, 95 %, max), ``vf_loss.npy`` (n_updates, 2: before, after), ``kl.npy`` and ``entropy.npy``
+(n_updates,), float32, NaN where nothing was computed.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from io import BytesIO, StringIO
+from pathlib import Path
+
+import numpy as np
+
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.monitoring.keys import KEYS, logged_values
+
+RECORD_NAME = "updates.jsonl"
+CSV_NAME = "progress.csv"
+SPARE_CSV_NAME = "updates.csv"
+"""Ours, where SB3's own CSV logger writes a ``progress.csv`` into the same folder."""
+
+ALARMS_NAME = "alarms.jsonl"
+"""What monitors have raised, a line each."""
+
+COLUMNS = ("time/total_timesteps", "train/status", *KEYS)
+WIDTHS: Mapping[str, int] = {"advantages.npy": 7, "vf_loss.npy": 2, "kl.npy": 1, "entropy.npy": 1}
+
+
+Record = tuple[str, UpdateReport]
+"""A line of ``updates.jsonl``, without its end, and what it says."""
+
+
+def read_records(path: Path) -> tuple[list[Record], list[str]]:
+    """
+    Read ``updates.jsonl``; a last line that a kill has cut off is left out.
+
+    :param path: the file, which need not exist
+    :return: its records in their order, and the lines that are none
+    """
+    records: list[Record] = []
+    unreadable: list[str] = []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in filter(None, text.split("\n")):
+        try:
+            records.append((line, UpdateReport.from_json(line)))
+        except ValueError:
+            unreadable.append(line)
+    cut_off = not text.endswith("\n") and bool(unreadable) and text.endswith(unreadable[-1])
+    return records, unreadable[:-1] if cut_off else unreadable
+
+
+def split_records(records: list[Record], before: int) -> tuple[list[Record], list[Record]]:
+    """
+    Choose the records that a run which goes on stands on: rising, each update once, as it was written last.
+
+    :param records: in their order
+    :param before: number of the update that comes next: what was that one, and all later ones, will happen again
+    :return: those, and the others
+    """
+    kept: list[Record] = []
+    others: list[Record] = []
+    for record in records:
+        n_updates = record[1].n_updates
+        if n_updates >= before:
+            others.append(record)
+            continue
+        while kept and kept[-1][1].n_updates >= n_updates:
+            others.append(kept.pop())
+        kept.append(record)
+    return kept, others
+
+
+def row(report: UpdateReport, text: str) -> dict[str, bytes]:
+    """
+    Give what one update adds to each file, in the order in which they are written: the record first.
+
+    :param report: the update
+    :param text: the same as JSON
+    :return: bytes by file name
+    """
+    return {
+        RECORD_NAME: f"{text}\n".encode(),
+        CSV_NAME: _csv_row(report),
+        **{name: np.asarray(values, dtype="<f4").tobytes() for name, values in _histories(report).items()},
+    }
+
+
+def headers(n_rows: int) -> dict[str, bytes]:
+    """
+    Give what each file begins with; its length does not depend on ``n_rows`` (NumPy pads, so that an array may grow).
+
+    :param n_rows: updates in the file
+    :return: bytes by file name
+    """
+    return {
+        RECORD_NAME: b"",
+        CSV_NAME: ",".join(COLUMNS).encode() + b"\r\n",
+        **{name: _npy_header(n_rows, width) for name, width in WIDTHS.items()},
+    }
+
+
+def follows_from(path: Path, name: str, n_records: int) -> bool:
+    """
+    Whether a file says nothing that the records don't.
+
+    :param path: the file
+    :param name: which one it is
+    :param n_records: number of records
+    :return: whether it can be written again from them
+    """
+    try:
+        if name == CSV_NAME:
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.reader(file)
+                # Other columns: SB3's own file, or another version's.
+                return set(next(reader, [])) <= set(COLUMNS) and sum(1 for _ in reader) <= n_records
+        return len(np.load(path)) <= n_records
+    except (ValueError, TypeError, EOFError, csv.Error):
+        return False
+
+
+def _csv_row(report: UpdateReport) -> bytes:
+    text = StringIO(newline="")
+    values = {"time/total_timesteps": report.num_timesteps, "train/status": report.status, **dict(logged_values(report))}
+    csv.DictWriter(text, COLUMNS).writerow(values)
+    return text.getvalue().encode()
+
+
+def _histories(report: UpdateReport) -> dict[str, tuple[float, ...]]:
+    def number(value: float | None) -> float:
+        return float("nan") if value is None else value
+
+    advantages = (number(report.advantage_mean), number(report.advantage_std), *report.advantage_quantiles)
+    return {
+        "advantages.npy": advantages if report.advantage_quantiles else (float("nan"),) * WIDTHS["advantages.npy"],
+        "vf_loss.npy": (number(report.value_loss_before), number(report.value_loss_after)),
+        "kl.npy": (report.kl,),
+        "entropy.npy": (number(report.entropy),),
+    }
+
+
+def _npy_header(n_rows: int, width: int) -> bytes:
+    shape = (n_rows,) if width == 1 else (n_rows, width)
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()

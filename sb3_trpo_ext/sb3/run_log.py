@@ -1,0 +1,77 @@
+"""A model's run folder: found once a run, written once an update, and never the end of a run."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import datetime
+from pathlib import Path
+
+from stable_baselines3.common.logger import CSVOutputFormat, Logger
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.monitoring.run_files import CSV_NAME, SPARE_CSV_NAME
+from sb3_trpo_ext.monitoring.run_folder import RunFolder
+from sb3_trpo_ext.sb3.run_paths import find_run_folder
+
+
+class RunLog:
+    """Writes a model's updates to its run folder, wherever that is."""
+
+    def __init__(self) -> None:
+        self._found_for: tuple[str | None, VecEnv | None, Logger] | None = None
+        self._folder: RunFolder | None = None
+        self._own: Path | None = None
+        self._in_trouble = False
+
+    @property
+    def path(self) -> Path | None:
+        """The run folder; None before the first update, and for a run that has none."""
+        return None if self._folder is None else self._folder.path
+
+    def write(self, report: UpdateReport, log_folder: str | None, env: VecEnv | None, logger: Logger) -> None:
+        """
+        Write an update. What can't be written is said once, until it can be again.
+
+        :param report: the update
+        :param log_folder: the run folder that the user asked for
+        :param env: the training environment
+        :param logger: SB3's logger
+        """
+        self._find(report, log_folder, env, logger)
+        if self._folder is None:
+            return
+        csvs = [output.file.name for output in logger.output_formats if isinstance(output, CSVOutputFormat)]
+        taken = (self._folder.path / CSV_NAME).resolve() in [Path(name).resolve() for name in csvs]
+        try:
+            self._folder.write(report, SPARE_CSV_NAME if taken else CSV_NAME)
+            self._in_trouble = False
+        except OSError as error:
+            if not self._in_trouble:
+                warnings.warn(
+                    f"TRPO: the run folder {self.path} can't be written ({error}): updates will be missing there "
+                    "until it can be; training goes on",
+                    stacklevel=4,
+                )
+            self._in_trouble = True
+
+    def _find(self, report: UpdateReport, log_folder: str | None, env: VecEnv | None, logger: Logger) -> None:
+        """The folder stays the same while what it is chosen from does; another logger may lie elsewhere."""
+        known = self._found_for
+        if known is not None and known[0] == log_folder and (log_folder or (known[1] is env and known[2] is logger)):
+            return
+        self._found_for = (log_folder, env, logger)
+        path = find_run_folder(log_folder, env, logger) or self._last_resort(logger)
+        if path is None:
+            self._folder = None
+        elif path != self.path:
+            self._folder = RunFolder(path, resume=report.n_updates > 1)
+
+    def _last_resort(self, logger: Logger) -> Path | None:
+        """A run that logs, but not to any folder, gets one of its own, and says so; one that logs nothing leaves nothing."""
+        if not logger.output_formats:
+            return None
+        if self._own is None:
+            self._own = Path("trpo_runs", datetime.now().strftime("%Y-%m-%d-%H-%M-%S-%f")).absolute()
+            logger.log(f"TRPO: run folder {self._own}")
+        return self._own
