@@ -1,58 +1,19 @@
-"""What is left behind when a run is killed, resumed or begun anew."""
+"""What is in a run folder, and what becomes of it when a run is resumed or begun anew."""
 
 import csv
 import json
-import os
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring import run_files, run_folder
 from sb3_trpo_ext.monitoring.keys import KEYS
-from sb3_trpo_ext.monitoring.run_files import COLUMNS, CSV_NAME, RECORD_NAME, SPARE_CSV_NAME
+from sb3_trpo_ext.monitoring.run_files import CSV_NAME, RECORD_NAME, SPARE_CSV_NAME
 from sb3_trpo_ext.monitoring.run_folder import RunFolder
+from tests.monitoring.folders import HISTORIES, expected, kls, set_aside, updates_in, write
 from tests.monitoring.reports import make_report
-
-HISTORIES = {"advantages": 7, "vf_loss": 2, "kl": 1, "entropy": 1}
-
-
-def write(path: Path, first: int, last: int, resume: bool = False) -> None:
-    folder = RunFolder(path, resume)
-    for n in range(first, last + 1):
-        folder.write(make_report(n))
-
-
-def kls(path: Path) -> list[float]:
-    return np.load(path / "kl.npy").tolist()
-
-
-def updates_in(path: Path, csv_name: str = CSV_NAME) -> list[int]:
-    """The updates in the folder, which are the same in every file."""
-    reports = [UpdateReport.from_json(line) for line in (path / RECORD_NAME).read_text().splitlines()]
-    numbers = [report.n_updates for report in reports]
-    with (path / csv_name).open(newline="") as file:
-        rows = list(csv.DictReader(file, strict=True))
-    assert [int(row["train/n_updates"]) for row in rows] == numbers
-    assert all(tuple(row) == COLUMNS and None not in row.values() for row in rows)
-    assert kls(path) == expected(*numbers)
-    for name, width in HISTORIES.items():
-        assert np.load(path / f"{name}.npy").shape == ((len(numbers), width) if width > 1 else (len(numbers),))
-    assert not list(path.glob(".*"))
-    return numbers
-
-
-def set_aside(path: Path) -> list[str]:
-    return sorted(str(file.relative_to(path)) for file in path.glob("previous_*/*"))
-
-
-def expected(*updates: int) -> list[float]:
-    return [float(np.float32(0.01 / n)) for n in updates]
 
 
 def test_histories_load_after_every_write_also_past_powers_of_ten(tmp_path: Path) -> None:
@@ -256,147 +217,6 @@ def test_of_two_runs_in_one_folder_the_one_that_began_first_gives_way(tmp_path: 
     assert updates_in(tmp_path) == [1, 2, 3]
     assert np.load(tmp_path / "entropy.npy").tolist() == [0.25] * 3
     assert np.load(tmp_path / "previous_1" / "entropy.npy").tolist() == [1.0] * 3
-
-
-# ---------------------------------------------------------------- killed
-
-
-def killed_at_line(number: int, act: Callable[[], None]) -> bool:
-    """Do something in another process, which dies before it comes to that line of ours; False if it got to the end."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def trace(frame: Any, event: str, _: Any) -> Any:
-            nonlocal count
-            if frame.f_code.co_filename not in (run_folder.__file__, run_files.__file__):
-                return None
-            count += event == "line"
-            if count == number:
-                os._exit(9)
-            return trace
-
-        try:
-            sys.settrace(trace)
-            act()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-
-
-@pytest.mark.parametrize("resumed_at", [None, 3])
-def test_killed_at_any_line(tmp_path: Path, resumed_at: int | None) -> None:
-    """While it appends, and while it takes up an older run: histories load, and the next to resume finds all that was."""
-    number, cut_short = 0, True
-    while cut_short:
-        number += 1 if resumed_at is None else 7  # many lines are one loop's
-        path = tmp_path / str(number)
-        folder = RunFolder(path, resume=False)
-        for n in range(1, 5):
-            folder.write(make_report(n))
-        writer = folder if resumed_at is None else RunFolder(path, resume=True)
-        update = make_report(resumed_at or 5)
-        cut_short = killed_at_line(number, lambda writer=writer, update=update: writer.write(update))
-        for name in HISTORIES:
-            assert len(np.load(path / f"{name}.npy")) in (2, 3, 4, 5)
-        write(path, update.n_updates, 6, resume=True)
-        assert updates_in(path) == [1, 2, 3, 4, 5, 6]
-    assert number > 40  # the lines were counted
-
-
-# ---------------------------------------------------------------- a disk that is full
-
-
-@pytest.mark.parametrize("failing", range(1, 12))
-def test_a_full_disk_leaves_every_file_as_it_was(tmp_path: Path, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = RunFolder(tmp_path, resume=False)
-    for n in (1, 2):
-        folder.write(make_report(n))
-    real, count = Path.open, 0
-
-    def full(self: Path, *args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == failing:
-            raise OSError(28, "No space left on device")
-        return real(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
-        if failing <= 10:
-            with pytest.raises(OSError, match="No space left"):
-                folder.write(make_report(3))
-        else:  # six files, of which four have a header that counts
-            folder.write(make_report(3))
-    assert updates_in(tmp_path) == ([1, 2] if failing <= 10 else [1, 2, 3])
-    folder.write(make_report(4))
-    assert updates_in(tmp_path) == ([1, 2, 4] if failing <= 10 else [1, 2, 3, 4])
-
-
-def test_a_disk_that_does_not_even_allow_to_clear_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = RunFolder(tmp_path, resume=False)
-    for n in (1, 2):
-        folder.write(make_report(n))
-
-    def fails(*_: Any) -> None:
-        raise OSError(5, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "_count", fails)
-        with pytest.raises(OSError, match="Input/output error"):
-            folder.write(make_report(3))
-    folder.write(make_report(4))
-    assert updates_in(tmp_path) == [1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("first", [1, 3])
-def test_a_disk_that_is_full_from_the_start(tmp_path: Path, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old files are put aside once, not once an update."""
-    write(tmp_path, 1, 9)
-    folder = RunFolder(tmp_path, resume=first > 1)
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "_replace", full)
-        for n in range(first, first + 3):
-            with pytest.raises(OSError, match="No space left"):
-                folder.write(make_report(n))
-    folder.write(make_report(first + 3))
-    # The old 3, 4 and 5 are not this run's.
-    assert updates_in(tmp_path) == ([4] if first == 1 else [1, 2, 6])
-    assert {name.split("/")[0] for name in set_aside(tmp_path)} == {"previous_1"}
-
-
-# ---------------------------------------------------------------- bounded
-
-
-def test_an_update_reads_and_writes_the_same_however_long_the_run(tmp_path: Path) -> None:
-    """Bytes and system calls, as the kernel counts them for this process."""
-    if not Path("/proc/self/io").exists():
-        pytest.skip("no /proc")
-
-    def counted(folder: RunFolder, n: int) -> dict[str, int]:
-        def now() -> dict[str, int]:
-            lines = Path("/proc/self/io").read_text().splitlines()
-            return {name: int(value) for name, value in (line.split(": ") for line in lines[:4])}
-
-        before = now()
-        folder.write(make_report(n))
-        return {name: value - before[name] for name, value in now().items()}
-
-    folder = RunFolder(tmp_path, resume=False)
-    folder.write(make_report(100))
-    early = counted(folder, 101)
-    write(tmp_path / "long", 1000, 1499)
-    long = RunFolder(tmp_path / "long", resume=True)
-    long.write(make_report(1500))
-    late = counted(long, 1501)
-    assert late["syscr"] == early["syscr"]
-    assert late["syscw"] == early["syscw"]
-    assert abs(late["wchar"] - early["wchar"]) < 100
-    assert abs(late["rchar"] - early["rchar"]) < 100
 
 
 # ---------------------------------------------------------------- beside SB3's own progress.csv
