@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -82,13 +83,17 @@ def wrapper_rows(task: str, n_envs: int, repetitions: int) -> list[dict[str, Any
     :return: rows; ratios of ours are to SB3's
     """
     found = measure(wrapper_sides(task, n_envs), task, repetitions)
-    added = {name: [max(a - b, 0.0) for a, b in zip(found[name], found[base], strict=True)] for name, base in ADDED_TO.items()}
     rows = [row("wrapper adds", BARE, found[BARE], found[BARE], "us")]
+    added = {name: _difference(found[name], found[base]) for name, base in ADDED_TO.items()}
     for name, values in added.items():
-        base = added[name.removeprefix("Fast")]
-        safe = [(value, other) for value, other in zip(values, base, strict=True) if other > 0]
-        rows.append(row("wrapper adds", name, [value for value, _ in safe], [other for _, other in safe], "us"))
+        rows.append(row("wrapper adds", name, values, added[name.removeprefix("Fast")], "us"))
     return [{"task": task, "n_envs": n_envs, **each} for each in rows]
+
+
+def _difference(values: list[float], base: list[float]) -> list[float]:
+    """Against the base's median: a difference within one repetition would be mostly noise, and sometimes negative."""
+    middle = statistics.median(base)
+    return [value - middle for value in values]
 
 
 def process_rows(task: str, n_envs: int, few: int, repetitions: int) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from benchmarks import page, training_page, whole_page
 from benchmarks.measure import row
-from benchmarks.trainings import CONTRIB, IMPLEMENTATIONS, OURS, PARTS, PPO, BareSimulator, Training, alternate
+from benchmarks.trainings import CONTRIB, IMPLEMENTATIONS, OURS, OURS_IN_SB3S, PARTS, PPO, BareSimulator, Training, alternate
 from evidence.configurations import BadInput
 from evidence.provenance import REPO
 from rich.console import Console
@@ -59,7 +59,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cell", nargs="+", type=parse_cell, default=[("HalfCheetah-v5", 2)], metavar="ID:N")
-    parser.add_argument("--sides", nargs="+", choices=[OURS, PPO], default=[OURS, PPO], help="beside sb3-contrib")
+    parser.add_argument(
+        "--sides", nargs="+", choices=[OURS, OURS_IN_SB3S, PPO], default=[OURS, OURS_IN_SB3S, PPO], help="beside sb3-contrib"
+    )
     parser.add_argument("--repetitions", type=int, default=7, metavar="K", help="(default: %(default)s)")
     parser.add_argument("--split-repetitions", type=int, default=3, metavar="K", help="(default: %(default)s)")
     parser.add_argument("--updates", type=int, default=2, metavar="K", help="updates in a repetition (default: %(default)s)")
@@ -68,17 +70,31 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure_cell(task: str, n_envs: int, args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
+def make_sides(task: str, n_envs: int, names: list[str], folder: Path) -> list[Training]:
+    """
+    Make every side of a cell.
+
+    :param task: environment id
+    :param n_envs: environments
+    :param names: sides beside sb3-contrib
+    :param folder: where the trainings may write
+    :return: the sides, sb3-contrib first
+    :raises BadInput: if there is no such task
+    :raises LookupError: if the Zoo has no settings for it
+    """
+    return [Training(name, task, n_envs, folder / name) for name in IMPLEMENTATIONS if name in (CONTRIB, *names)]
+
+
+def measure_cell(task: str, n_envs: int, sides: list[Training], args: argparse.Namespace) -> list[dict[str, object]]:
     """
     Measure a cell.
 
     :param task: environment id
     :param n_envs: environments
+    :param sides: sb3-contrib first
     :param args: the command line
-    :param folder: where the trainings may write
     :return: rows
     """
-    sides = [Training(name, task, n_envs, folder / name) for name in IMPLEMENTATIONS if name in (CONTRIB, *args.sides)]
     steps = args.updates * sides[0].steps_per_update
     simulator = BareSimulator(task, n_envs)
     alternate([*sides, simulator], steps, WARM_UP, lambda side, steps: side.train(steps))
@@ -134,10 +150,11 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                rows = measure_cell(task, n_envs, args, Path(folder))
+                sides = make_sides(task, n_envs, args.sides, Path(folder))
             except (BadInput, LookupError) as error:
                 print(f"benchmark_training: {error}", file=sys.stderr)
                 return 2
+            rows = measure_cell(task, n_envs, sides, args)
         cells = training_page.as_cells(rows, source)
         show(cells, console)
         measured += cells

@@ -128,9 +128,15 @@ def why_not_alone(policy: ActorCriticPolicy) -> str | None:
         return f"the policy has its own mlp_extractor, {type(policy.mlp_extractor).__name__}"
     if type(policy.action_dist) not in _SAMPLES:
         return f"the policy has its own distribution, {type(policy.action_dist).__name__}"
+    for name in ("forward_actor", "forward_critic"):
+        if name in vars(policy.mlp_extractor):
+            return f"the policy's mlp_extractor has its own {name}"
+    extractors = (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor)
+    if policy.share_features_extractor and any(extractor is not extractors[0] for extractor in extractors):
+        return "the policy's features extractor was replaced, but not everywhere"
     for name, module in policy.named_modules():
-        if not runs_as_written(module):
-            return f"the policy's module {name or 'itself'!r} has a hook, or a forward of its own"
+        if not runs_as_written(module) or module._compiled_call_impl is not None:
+            return f"the policy's module {name or 'itself'!r} has a hook, is compiled, or has a forward of its own"
     return None
 
 
@@ -147,8 +153,6 @@ class ActorAlone:
         # A module's own call only looks for hooks; one that was put on since is obeyed.
         net = policy.mlp_extractor.policy_net
         self._layers = tuple(layer.forward if runs_as_written(layer) else layer for layer in net)
-        assert policy.action_space.shape is not None
-        self._action_shape = (-1, *policy.action_space.shape)
         space, extractor = policy.observation_space, policy.pi_features_extractor
         vectors = isinstance(space, spaces.Box) and len(space.shape) == 1
         self._nothing_to_extract = vectors and type(extractor) is FlattenExtractor and runs_as_written(extractor)
@@ -158,14 +162,13 @@ class ActorAlone:
         Sample actions.
 
         :param observations: of all environments, as SB3's loop gives them to the policy
-        :return: actions, shape (n_envs, ...), the bits that ``policy(observations)`` would have sampled; and what they were
-            sampled from
+        :return: actions, shape (n_envs, action_dims) or (n_envs,), the bits that ``policy(observations)`` would have sampled;
+            and what they were sampled from
         """
         latent = self._features(observations)
         for layer in self._layers:
             latent = layer(latent)
-        actions, behaviour = self._sample(self._policy, latent)
-        return actions.reshape(self._action_shape), behaviour
+        return self._sample(self._policy, latent)
 
     def _features(self, observations: PyTorchObs) -> Tensor:
         if self._nothing_to_extract and isinstance(observations, Tensor):

@@ -57,7 +57,7 @@ class Held:
         :param policy: the policy, with its optimiser
         :return: the copies
         """
-        tensors = dict(chain(policy.named_parameters(), policy.named_buffers()))
+        tensors = _tensors(policy)
         modes = tuple((module, module.training) for module in policy.modules())
         return cls(tuple(tensors), Snapshot.take(tensors.values()), modes, copy.deepcopy(policy.optimizer.state_dict()))
 
@@ -104,7 +104,7 @@ class Fingerprint:
     :param held: copies by name
     """
 
-    held: dict[str, Any]
+    held: dict[str, torch.Tensor]
 
     @classmethod
     def of(cls, policy: ActorCriticPolicy) -> Fingerprint:
@@ -114,7 +114,7 @@ class Fingerprint:
         :param policy: the policy
         :return: its fingerprint
         """
-        return cls({name: copy.deepcopy(value) for name, value in policy.state_dict().items()})
+        return cls({name: tensor.detach().clone() for name, tensor in _tensors(policy).items()})
 
     def changed(self, policy: ActorCriticPolicy) -> str | None:
         """
@@ -123,11 +123,12 @@ class Fingerprint:
         :param policy: the same policy, later
         :return: the name of the first weight or buffer that is not what it was, bit for bit; None if all are
         """
-        now = policy.state_dict()
+        now = _tensors(policy)
         if now.keys() != self.held.keys():
             return "the set of its modules"
-        for name, before in self.held.items():
-            same = torch.equal(before, now[name]) if isinstance(before, torch.Tensor) else before == now[name]
-            if not same:
-                return name
-        return None
+        return next((name for name, before in self.held.items() if not torch.equal(before, now[name])), None)
+
+
+def _tensors(policy: ActorCriticPolicy) -> dict[str, torch.Tensor]:
+    """Also the buffers that are not saved with a policy."""
+    return dict(chain(policy.named_parameters(), policy.named_buffers()))

@@ -33,14 +33,13 @@ from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.callback_needs import what_needs_sb3_loop
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite
 from sb3_trpo_ext.sb3.guard import Fingerprint
+from sb3_trpo_ext.sb3.values import map_arrays, predict_values
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO
 
-BUFFER_METHODS = ("add", "reset", "compute_returns_and_advantage")
-
-VALUES_MEMORY = 2**26
-"""Bytes of float32 observations that the critic gets at once; its activations take about as much again in a CNN."""
+BUFFER_METHODS = ("add", "reset")
+"""What our loop does in a buffer's place."""
 
 
 def why_sb3_loop(model: TRPO, callback: BaseCallback, buffer: RolloutBuffer, n_rollout_steps: int) -> str | None:
@@ -53,8 +52,9 @@ def why_sb3_loop(model: TRPO, callback: BaseCallback, buffer: RolloutBuffer, n_r
     :param n_rollout_steps: steps of each environment
     :return: the reason, in words; None if there is none
     """
-    own = {cls: [getattr(cls, name) for name in BUFFER_METHODS] for cls in (RolloutBuffer, DictRolloutBuffer)}
-    if [getattr(type(buffer), name) for name in BUFFER_METHODS] not in own.values():
+    methods = [getattr(type(buffer), name) for name in BUFFER_METHODS]
+    sb3s = [[getattr(cls, name) for name in BUFFER_METHODS] for cls in (RolloutBuffer, DictRolloutBuffer)]
+    if methods not in sb3s or any(name in vars(buffer) for name in BUFFER_METHODS):
         return f"the buffer, {type(buffer).__name__}, collects in its own way"
     if n_rollout_steps != buffer.buffer_size:
         return "the rollout does not fill the buffer"
@@ -102,7 +102,7 @@ def collect_rollout(
         going_on = callback.on_step()
         if going_on:
             rollout.store(**step)
-    recorder.changed = fingerprint.changed(policy)
+    recorder.changed = fingerprint.changed(policy) if model.policy is policy else "the policy itself"
     if recorder.changed is not None:
         warnings.warn(
             f"TRPO: {recorder.changed} changed while the policy collected (by a callback, or a module that "
@@ -113,7 +113,9 @@ def collect_rollout(
         )
     rollout.evaluate()
     if going_on:
-        rollout.conclude()
+        assert model._last_episode_starts is not None
+        last_values = torch.from_numpy(predict_values(policy, model._last_obs))
+        buffer.compute_returns_and_advantage(last_values=last_values, dones=model._last_episode_starts)
         callback.update_locals({"n_steps": buffer.pos})
         callback.on_rollout_end()
     return going_on
@@ -153,8 +155,9 @@ class Rollout:
             obs_tensor = obs_as_tensor(model._last_obs, model.device)
             sampled, behaviour = self._actor(obs_tensor)
         self._recorder.keep(position, behaviour)
-        self._actions.append(sampled)
-        actions = sampled.cpu().numpy()
+        # A copy: an environment may write into what it is given.
+        self._actions.append(sampled.clone())
+        actions = sampled.cpu().numpy().reshape(-1, *(policy.action_space.shape or ()))
         clipped_actions = _within_bounds(policy, actions)
         new_obs, rewards, dones, infos = self._env.step(clipped_actions)
         model.num_timesteps += self._env.num_envs
@@ -200,34 +203,14 @@ class Rollout:
         if phi is None:
             return
         with torch.no_grad():
-            actions = torch.cat(self._actions[:n_steps])
-            # SB3 shapes actions as the space after it has taken their log-probabilities.
-            actions = actions if actions.ndim == 1 else actions.flatten(start_dim=1)
-            log_prob = with_parameters(model.policy.action_dist, phi).log_prob(actions)
+            log_prob = with_parameters(model.policy.action_dist, phi).log_prob(torch.cat(self._actions[:n_steps]))
         buffer.log_probs[:n_steps] = log_prob.cpu().numpy().reshape(n_steps, buffer.n_envs)
-        observations = _map_arrays(lambda array: array[:n_steps].reshape(-1, *array.shape[2:]), buffer.observations)
-        buffer.values[:n_steps] = _values(model.policy, observations).reshape(n_steps, buffer.n_envs)
+        observations = map_arrays(lambda array: array[:n_steps].reshape(-1, *array.shape[2:]), buffer.observations)
+        buffer.values[:n_steps] = predict_values(model.policy, observations).reshape(n_steps, buffer.n_envs)
         if self._timed_out:
             steps, environments, last = zip(*self._timed_out, strict=True)
-            observations = model.policy.obs_to_tensor(_stacked(last))[0]
-            with torch.no_grad():
-                values = model.policy.predict_values(observations).flatten().cpu().numpy()
+            values = predict_values(model.policy, model.policy.obs_to_tensor(_stacked(last))[0])
             buffer.rewards[steps, environments] += model.gamma * values
-
-    def conclude(self) -> None:
-        """Compute advantages and returns (GAE, Schulman et al. 2016, arXiv 1506.02438, eq. 16)."""
-        model, buffer = self._model, self._buffer
-        assert model._last_episode_starts is not None
-        last_values = _values(model.policy, model._last_obs)
-        going_on = 1.0 - np.append(buffer.episode_starts[1:], [model._last_episode_starts.astype(np.float32)], axis=0)
-        next_values = np.append(buffer.values[1:], [last_values], axis=0)
-        residuals = buffer.rewards + buffer.gamma * next_values * going_on - buffer.values
-        decay = buffer.gamma * buffer.gae_lambda * going_on
-        advantage = np.zeros_like(last_values)
-        for step in reversed(range(buffer.buffer_size)):
-            advantage = residuals[step] + decay[step] * advantage
-            buffer.advantages[step] = advantage
-        buffer.returns = buffer.advantages + buffer.values
 
 
 def _within_bounds(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
@@ -247,28 +230,7 @@ def _fill(arrays: Any, position: int, observations: Any) -> None:
         arrays[position] = np.reshape(observations, arrays.shape[1:])
 
 
-def _map_arrays(function: Any, tree: Any) -> Any:
-    return {key: function(value) for key, value in tree.items()} if isinstance(tree, dict) else function(tree)
-
-
 def _stacked(observations: tuple[Any, ...]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
     return np.stack(observations)
-
-
-def _values(policy: ActorCriticPolicy, observations: Any) -> np.ndarray:
-    """The critic's values, in parts that fit the memory; shape (n_samples,)."""
-    arrays = list(observations.values()) if isinstance(observations, dict) else [observations]
-    n_samples = len(arrays[0])
-    bytes_each = 4 * sum(array[0].size for array in arrays)
-    size = max(1, VALUES_MEMORY // bytes_each)
-    with torch.no_grad():
-        parts = [
-            policy.predict_values(
-                obs_as_tensor(_map_arrays(lambda array, first=first: array[first : first + size], observations), policy.device)
-            ).flatten()
-            for first in range(0, n_samples, size)
-        ]
-    values: np.ndarray = torch.cat(parts).cpu().numpy()
-    return values

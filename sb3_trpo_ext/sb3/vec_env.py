@@ -43,7 +43,8 @@ class FastDummyVecEnv(DummyVecEnv):
                 obs, self.reset_infos[index] = env.reset()
             infos[index] = info
             self._save_obs(index, obs)
-        return self._obs_from_buf(), self.buf_rews.copy(), dones.copy(), [_copied(info) for info in infos]
+        copied = [_copied(info) if type(info) is dict else deepcopy(info) for info in infos]
+        return self._obs_from_buf(), self.buf_rews.copy(), dones.copy(), copied
 
     def _obs_from_buf(self) -> VecEnvObs:
         return dict_to_obs(self.observation_space, OrderedDict((key, array.copy()) for key, array in self.buf_obs.items()))
@@ -58,28 +59,31 @@ class FastVecNormalize(VecNormalize):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """
-        Pickle as SB3's class.
+        Pickle as SB3's class; a subclass, as itself.
 
         :param protocol: pickle's
         :return: what makes a VecNormalize of the same state
         """
+        if type(self) is not FastVecNormalize:
+            return super().__reduce_ex__(protocol)
         plain = object.__new__(VecNormalize)
         plain.__dict__ = self.__dict__
         # The oldest form: the others insist on the class of what is pickled.
         return plain.__reduce_ex__(1)
 
     @staticmethod
-    def load(load_path: str, venv: VecEnv) -> FastVecNormalize:
+    def load(load_path: str, venv: VecEnv) -> VecNormalize:
         """
         Load what this class or SB3's has saved.
 
         :param load_path: the file
         :param venv: what to wrap
-        :return: the wrapper
+        :return: the wrapper, a FastVecNormalize unless a subclass was saved
         """
         loaded = VecNormalize.load(load_path, venv)
-        loaded.__class__ = FastVecNormalize
-        return loaded  # type: ignore[return-value]
+        if type(loaded) is VecNormalize:
+            loaded.__class__ = FastVecNormalize
+        return loaded
 
     def step_wait(self) -> VecEnvStepReturn:
         """
@@ -98,8 +102,7 @@ class FastVecNormalize(VecNormalize):
                 update(self.obs_rms, obs)
         obs = self.normalize_obs(obs)
         if self.training:
-            self.returns = self.returns * self.gamma + rewards
-            update(self.ret_rms, self.returns)
+            self._update_reward(rewards)
         rewards = self.normalize_reward(rewards)
         if dones.any():
             for index in dones.nonzero()[0]:
@@ -107,6 +110,10 @@ class FastVecNormalize(VecNormalize):
                     infos[index]["terminal_observation"] = self.normalize_obs(infos[index]["terminal_observation"])
             self.returns[dones] = 0
         return obs, rewards, dones, infos
+
+    def _update_reward(self, reward: np.ndarray) -> None:
+        self.returns = self.returns * self.gamma + reward
+        update(self.ret_rms, self.returns)
 
     def normalize_obs(self, obs: Any) -> Any:
         """
@@ -125,10 +132,8 @@ class FastVecNormalize(VecNormalize):
         }
 
     def _normalize_obs(self, obs: np.ndarray, obs_rms: RunningMeanStd) -> np.ndarray:
-        scaled = obs - obs_rms.mean
-        scaled /= np.sqrt(obs_rms.var + self.epsilon)
-        np.maximum(scaled, -self.clip_obs, out=scaled)
-        return np.minimum(scaled, self.clip_obs, out=scaled)
+        scaled = (obs - obs_rms.mean) / np.sqrt(obs_rms.var + self.epsilon)
+        return np.minimum(np.maximum(scaled, -self.clip_obs), self.clip_obs)
 
     def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
         """
@@ -151,8 +156,8 @@ def update(statistics: RunningMeanStd, batch: np.ndarray) -> None:
         variances", 1979)
     :param batch: shape (n, ...)
     """
-    if batch.dtype.char not in "fd":
-        # NumPy sums integers and half floats in another precision.
+    if batch.dtype.char not in "fd" or type(statistics) is not RunningMeanStd:
+        # NumPy sums integers and half floats in another precision; a user's own statistics do what they do.
         statistics.update(batch)
         return
     n, count = len(batch), statistics.count

@@ -146,6 +146,8 @@ def sections(folder: Path = REPO / "results") -> str:
         "quartiles in brackets. Settings are the RL Zoo's (ours: `zoo_configs/trpo.yml`, monitors included), the number of "
         "environments is the cell's; ours runs in the wrappers of `python -m sb3_trpo_ext train`. The split comes from "
         "repetitions with a clock on each part, which costs a little; "
+        "sb3-contrib's and PPO's bootstraps and last values are part of the rest of the loop. PPO trains the Zoo's network of "
+        "the task, which may be far larger. "
         f"*{SIMULATOR}*: the task's own `step`, on random actions.",
         "## Bars of a training\n\n"
         + table(["ratio of", "at most", "measured", "verdict"], verdicts(trainings))

@@ -28,7 +28,10 @@ from sb3_trpo_ext.sb3.rollout import Rollout
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 
 CONTRIB, OURS, PPO, SIMULATOR = "sb3-contrib", "ours", "PPO", "bare simulator"
-IMPLEMENTATIONS = {CONTRIB: "contrib-zoo", OURS: "ours", PPO: "ppo-zoo"}
+OURS_IN_SB3S = "ours, SB3's wrappers"
+"""As ``TRPO(env=VecNormalize(...))`` runs: only the command line puts our wrappers in."""
+
+IMPLEMENTATIONS = {CONTRIB: "contrib-zoo", OURS: "ours", OURS_IN_SB3S: "ours", PPO: "ppo-zoo"}
 ENDLESS = 10**9
 SB3_WRAPPERS = {"DummyVecEnv": DummyVecEnv, "VecNormalize": VecNormalize}
 OUR_WRAPPERS = {"DummyVecEnv": FastDummyVecEnv, "VecNormalize": FastVecNormalize}
@@ -95,10 +98,9 @@ class Training:
                 for method in ("step", "reset"):
                     stack.enter_context(clocks[IN_SIMULATOR].on(env.unwrapped, method))
             stack.enter_context(clocks[IN_WRAPPERS].on(model.env, "step"))
-            if self.name == OURS:
+            if self.name in (OURS, OURS_IN_SB3S):
                 stack.enter_context(clocks[ACTING].on(ActorAlone, "__call__"))
-                for method in ("evaluate", "conclude"):
-                    stack.enter_context(clocks[VALUES].on(Rollout, method))
+                stack.enter_context(clocks[VALUES].on(Rollout, "evaluate"))
                 stack.enter_context(clocks[CRITIC].on(Critic, "fit"))
             else:
                 stack.enter_context(clocks[ACTING].on(model.policy, "forward"))
@@ -114,12 +116,11 @@ class Training:
 
 
 def _as_the_zoo_makes_it(name: str, run: Run, folder: Path) -> tuple[BaseAlgorithm, list[Any]]:
-    ours = name == OURS
-    trpo = sb3_trpo_ext.TRPO if ours else sb3_contrib.TRPO
-    with (
-        mock.patch.dict(rl_zoo3.ALGOS, {"trpo": trpo}),
-        mock.patch.multiple(exp_manager, **(OUR_WRAPPERS if ours else SB3_WRAPPERS)),
-    ):
+    trpo = sb3_trpo_ext.TRPO if IMPLEMENTATIONS[name] == "ours" else sb3_contrib.TRPO
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(rl_zoo3.ALGOS, {"trpo": trpo}))
+        stack.enter_context(mock.patch.multiple(exp_manager, **(OUR_WRAPPERS if name == OURS else SB3_WRAPPERS)))
+        stack.enter_context(redirect_stdout(io.StringIO()))
         manager = make_manager(run, folder)
         set_random_seed(run.seed)
         model, _ = manager.setup_experiment()  # type: ignore[misc]

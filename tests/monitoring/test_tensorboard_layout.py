@@ -10,7 +10,7 @@ from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
-from sb3_trpo_ext.monitoring import tensorboard_layout
+from sb3_trpo_ext.monitoring import TrustRegionMonitor, tensorboard_layout
 from sb3_trpo_ext.monitoring.keys import CHARTS, NOT_IN_TENSORBOARD
 from tests.sb3.spaces import make_env, make_model
 
@@ -40,7 +40,8 @@ def tags_of(layout: layout_pb2.Layout, logged: set[str]) -> list[str]:
 
 def evaluated(**kwargs: Any) -> Any:
     model = make_model(tensorboard_log="boards", **kwargs)
-    return model.learn(192, callback=EvalCallback(make_env(n_envs=1), eval_freq=48, n_eval_episodes=1, verbose=0))
+    evaluation = EvalCallback(make_env(n_envs=1), eval_freq=48, n_eval_episodes=1, verbose=0)
+    return model.learn(192, callback=[TrustRegionMonitor(), evaluation])
 
 
 def test_the_layout_shows_what_is_logged() -> None:

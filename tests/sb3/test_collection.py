@@ -1,5 +1,6 @@
 """Our loop against SB3's: the same actions bit for bit, the rest to rounding; and who is left to SB3's loop, and why."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import MlpExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
 from sb3_trpo_ext import NonFiniteError
 from sb3_trpo_ext.sb3.trpo import ACTOR_ALONE
@@ -97,6 +98,59 @@ def test_an_action_space_of_two_axes_and_a_discrete_observation() -> None:
     ours, theirs = both_loops(make)
     assert differences(ours.rollout_buffer, theirs.rollout_buffer) == []
     assert ours.rollout_buffer.observations.shape == (32, 3, 1)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_box_actions_of_any_shape(shape: tuple[int, ...]) -> None:
+    def make() -> Any:
+        env = DummyVecEnv([lambda: RandomEnv(OBSERVATIONS["vector"][0], spaces.Box(-1.0, 1.0, shape)) for _ in range(3)])
+        env.seed(0)
+        return make_model(env=env)
+
+    ours, theirs = both_loops(make)
+    assert differences(ours.rollout_buffer, theirs.rollout_buffer) == []
+    ours.train()
+    assert ours.last_update.accepted
+
+
+def test_an_environment_that_writes_into_its_actions_changes_no_log_probability() -> None:
+    class Writing(RandomEnv):
+        def step(self, action: Any) -> Any:
+            result = super().step(action)
+            action[...] = 0
+            return result
+
+    def make() -> Any:
+        env = DummyVecEnv([lambda: Writing(OBSERVATIONS["vector"][0], spaces.MultiBinary(3)) for _ in range(2)])
+        env.seed(0)
+        return make_model("multibinary", env=env)
+
+    ours, theirs = both_loops(make)
+    assert np.allclose(ours.rollout_buffer.log_probs, theirs.rollout_buffer.log_probs, atol=1e-6)
+
+
+def test_an_environment_that_writes_into_its_last_observation_changes_no_bootstrap() -> None:
+    class Reusing(RandomEnv):
+        shown = np.zeros(6, np.float32)
+
+        def observe(self) -> Any:
+            self.shown[:] = super().observe()
+            return self.shown
+
+    class Sharing(DummyVecEnv):
+        """Hands out infos without SB3's copies."""
+
+        def step_wait(self) -> Any:
+            observations, rewards, dones, _ = super().step_wait()
+            return observations, rewards, dones, list(self.buf_infos)
+
+    def make() -> Any:
+        env = Sharing([lambda: Reusing(OBSERVATIONS["vector"][0], BOX, horizon=5)])
+        env.seed(0)
+        return make_model(env=env)
+
+    ours, theirs = both_loops(make)
+    assert differences(ours.rollout_buffer, theirs.rollout_buffer) == []
 
 
 @pytest.mark.parametrize("extractor", EXTRACTORS)
@@ -209,93 +263,11 @@ def test_stopped_in_the_middle_the_buffer_holds_what_was_stored() -> None:
     assert not buffer.log_probs[9:].any()
 
 
-# ---------------------------------------------------------------- who is left to SB3's loop
-
-
-class OwnForward(ActorCriticPolicy):
-    def forward(self, obs: torch.Tensor, deterministic: bool = False) -> Any:
-        return super().forward(obs, deterministic)
-
-
-class OwnFeatures(ActorCriticPolicy):
-    def extract_features(self, obs: Any, features_extractor: Any = None) -> Any:
-        return super().extract_features(obs, features_extractor)
-
-
-class OwnExtractor(ActorCriticPolicy):
-    def _build_mlp_extractor(self) -> None:
-        class Mine(MlpExtractor):
-            pass
-
-        self.mlp_extractor = Mine(self.features_dim, self.net_arch, self.activation_fn, self.device)
-
-
-class OwnBuffer(RolloutBuffer):
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        super().add(*args, **kwargs)
-
-
-class ReadsGet(RolloutBuffer):
-    def get(self, batch_size: int | None = None) -> Any:
-        return super().get(batch_size)
-
-
-def with_policy(policy: type) -> Any:
-    return type(make_model())(policy, make_env(), n_steps=32, kl_reduction="mean", warn_on_risky=False, seed=0)
-
-
-def reason(model: Any, callback: Any = None) -> str:
-    return collect(model, callback)._recorder.collection
-
-
-def test_policies_and_buffers_with_ways_of_their_own_are_left_to_sb3() -> None:
-    assert "its own forward" in reason(with_policy(OwnForward))
-    assert "its own extract_features" in reason(with_policy(OwnFeatures))
-    assert "its own mlp_extractor, Mine" in reason(with_policy(OwnExtractor))
-    assert "OwnBuffer, collects in its own way" in reason(make_model(rollout_buffer_class=OwnBuffer))
-    # It fills as SB3's does; what it gives out is its own affair.
-    assert reason(make_model(rollout_buffer_class=ReadsGet)) == ACTOR_ALONE
-
-
-def test_a_patched_policy_or_a_hook_is_left_to_sb3() -> None:
-    model = make_model()
-    forward = model.policy.forward
-    model.policy.forward = lambda obs, deterministic=False: forward(obs, deterministic)
-    assert "its own forward" in reason(model)
-    model = make_model()
-    seen: list[Any] = []
-    model.policy.value_net.register_forward_hook(lambda *_: seen.append(1))
-    assert "'value_net' has a hook" in reason(model)
-    assert len(seen) > model.n_steps
-
-
-def test_a_subclass_with_a_collection_of_its_own_is_left_to_sb3() -> None:
-    class Mine(type(make_model())):  # type: ignore[misc]
-        def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
-            return super().collect_rollouts(*args, **kwargs)
-
-    assert "a subclass" in reason(make_model(cls=Mine, kl_reduction="mean", warn_on_risky=False))
-
-
-def test_the_report_says_which_loop_ran() -> None:
-    model = make_model(n_steps=32)
-    model.learn(64)
-    assert model.last_update.collection == ACTOR_ALONE
-    model.learn(64, callback=sb3_loop)
-    assert model.last_update.collection.startswith("SB3's loop: a function")
-    assert type(model.last_update).from_json(model.last_update.to_json()) == model.last_update
-
-
-def test_sb3s_evaluations_need_nothing_more() -> None:
-    model = make_model(n_steps=32)
-    callback = EvalCallback(make_env(n_envs=1), eval_freq=16, n_eval_episodes=1, verbose=0)
-    model.learn(64, callback=callback)
-    assert model.last_update.collection == ACTOR_ALONE
-    assert callback.evaluations_timesteps == []
-    assert callback.last_mean_reward > -np.inf
-
-
 # ---------------------------------------------------------------- what must not happen meanwhile
+
+
+def reason(model: Any) -> str:
+    return collect(model)._recorder.collection
 
 
 class Meddler(BaseCallback):
@@ -318,6 +290,17 @@ def test_weights_that_change_meanwhile_are_found_and_the_next_rollout_is_sb3s() 
         collect(model, Meddler("value_net"))
     assert model._recorder.collection == ACTOR_ALONE
     assert reason(model) == "SB3's loop: value_net.weight changed while an earlier rollout was collected"
+
+
+def test_a_policy_that_is_replaced_meanwhile_is_found() -> None:
+    class Replaces(Nothing):
+        def _on_step(self) -> bool:
+            if self.n_calls == 10:
+                self.model.policy = copy.deepcopy(self.model.policy)
+            return True
+
+    with pytest.warns(UserWarning, match="the policy itself changed while the policy collected"):
+        collect(make_model(n_steps=32), Replaces())
 
 
 def test_an_actor_that_changes_meanwhile_is_no_behaviour_of_the_policy() -> None:
@@ -343,11 +326,12 @@ def test_acting_on_changed_weights_is_acting_as_sb3_does() -> None:
         assert np.allclose(getattr(buffers[0], name), getattr(buffers[1], name), rtol=1e-5, atol=1e-6)
 
 
-def test_a_module_that_keeps_state_is_found() -> None:
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_module_that_keeps_state_is_found(persistent: bool) -> None:
     class Counting(BatchNormed):
         def build(self) -> None:
             super().build()
-            self.register_buffer("count", torch.zeros(()))
+            self.register_buffer("count", torch.zeros(()), persistent=persistent)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.count += 1
@@ -402,12 +386,18 @@ def test_the_phi_that_are_kept_are_those_of_sb3s_loop() -> None:
 
 
 def test_memory_of_the_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sb3_trpo_ext.sb3 import rollout
+    from sb3_trpo_ext.sb3 import values
+
+    class TimedOut(RandomEnv):
+        def step(self, action: Any) -> Any:
+            observation, reward, _, _, info = super().step(action)
+            return observation, reward, False, True, info
 
     sizes: list[int] = []
-    model = make_model("box", "image")
+    env = VecTransposeImage(DummyVecEnv([lambda: Monitor(TimedOut(OBSERVATIONS["image"][0], BOX)) for _ in range(2)]))
+    model = make_model("box", "image", env=env)
     predict = ActorCriticPolicy.predict_values
-    monkeypatch.setattr(rollout, "VALUES_MEMORY", 4 * 36 * 36 * 10)
+    monkeypatch.setattr(values, "VALUES_MEMORY", 4 * 36 * 36 * 10)
     monkeypatch.setattr(ActorCriticPolicy, "predict_values", lambda self, obs: (sizes.append(len(obs)), predict(self, obs))[1])
     collect(model)
     assert model._recorder.collection == ACTOR_ALONE

@@ -1,5 +1,6 @@
 """The fast wrappers against SB3's: the same numbers, files and classes; nothing that a later step changes."""
 
+import collections
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ BODIES = {
     "matrix": spaces.Box(-1.0, 1.0, (2, 3)),
     "dict": spaces.Dict({"body": FLOAT32_BOX, "more": spaces.Box(-1.0, 1.0, (2,), np.float64)}),
     "images": spaces.Box(0, 255, (36, 36, 1), np.uint8),
+    "number": spaces.Box(-1.0, 1.0, ()),
 }
 
 
@@ -138,6 +140,48 @@ def test_statistics_of_other_types_are_sb3s(dtype: type) -> None:
     update(ours, batch)
     theirs.update(batch)
     assert plain([ours.mean, ours.var, ours.count]) == plain([theirs.mean, theirs.var, theirs.count])
+
+
+class OwnStatistics(RunningMeanStd):
+    def update(self, arr: np.ndarray) -> None:
+        self.count += 100
+
+
+class Own(FastVecNormalize):
+    def _update_reward(self, reward: np.ndarray) -> None:
+        self.seen = [*getattr(self, "seen", []), float(reward.sum())]
+        super()._update_reward(reward)
+
+
+def test_a_users_own_statistics_and_subclasses_are_obeyed(tmp_path: Path) -> None:
+    env = Own(make(FastDummyVecEnv, FLOAT32_BOX))
+    env.obs_rms = OwnStatistics(shape=(4,))
+    history(env, 3)
+    assert env.obs_rms.count == pytest.approx(400)
+    assert len(env.seen) == 3
+    env.save(str(tmp_path / "own.pkl"))
+    loaded = FastVecNormalize.load(str(tmp_path / "own.pkl"), make(FastDummyVecEnv, FLOAT32_BOX))
+    assert type(loaded) is Own
+    assert loaded.seen == env.seen
+
+
+def test_an_info_that_is_more_than_a_dictionary_stays_what_it_is() -> None:
+    class Defaults(RandomEnv):
+        def step(self, action: Any) -> Any:
+            *rest, info = super().step(action)
+            return (*rest, collections.defaultdict(int, info))
+
+    env = make(FastDummyVecEnv, FLOAT32_BOX, kind=Defaults)
+    env.reset()
+    assert env.step(actions(1)[0])[3][0]["missing"] == 0
+
+
+def test_observations_that_are_not_normalised_are_copies() -> None:
+    env = FastVecNormalize(make(FastDummyVecEnv, BODIES["dict"]), norm_obs_keys=["more"])
+    first = env.reset()
+    kept = env.get_original_obs()["body"].copy()
+    first["body"] += 1.0
+    assert np.array_equal(env.get_original_obs()["body"], kept)
 
 
 def test_nan_and_infinity_go_through_as_in_sb3s() -> None:

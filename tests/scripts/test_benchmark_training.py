@@ -22,6 +22,7 @@ from benchmarks.trainings import (
     CRITIC,
     IN_SIMULATOR,
     OURS,
+    OURS_IN_SB3S,
     PARTS,
     POLICY_STEP,
     PPO,
@@ -43,7 +44,7 @@ TASK = "Acrobot-v1"
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
     folder = tmp_path_factory.mktemp("trainings")
-    return {name: Training(name, TASK, 2, folder / name) for name in (CONTRIB, OURS, PPO)}
+    return {name: Training(name, TASK, 2, folder / name) for name in (CONTRIB, OURS, OURS_IN_SB3S, PPO)}
 
 
 def test_each_side_is_trained_by_its_own_library_in_its_own_wrappers(sides: dict[str, Training]) -> None:
@@ -51,13 +52,14 @@ def test_each_side_is_trained_by_its_own_library_in_its_own_wrappers(sides: dict
     assert made == {
         CONTRIB: (sb3_contrib.TRPO, VecNormalize, DummyVecEnv),
         OURS: (sb3_trpo_ext.TRPO, FastVecNormalize, FastDummyVecEnv),
+        OURS_IN_SB3S: (sb3_trpo_ext.TRPO, VecNormalize, DummyVecEnv),
         PPO: (SB3PPO, VecNormalize, DummyVecEnv),
     }
     assert {s.model.n_envs for s in sides.values()} == {2}
     assert sides[OURS].steps_per_update == sides[CONTRIB].steps_per_update == 2048
 
 
-@pytest.mark.parametrize("name", [CONTRIB, OURS, PPO])
+@pytest.mark.parametrize("name", [CONTRIB, OURS, OURS_IN_SB3S, PPO])
 def test_a_training_goes_on_and_its_parts_add_up(sides: dict[str, Training], name: str) -> None:
     side = sides[name]
     before = side.model.num_timesteps

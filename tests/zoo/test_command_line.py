@@ -30,6 +30,17 @@ def python(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]
     return done
 
 
+WHICH_WRAPPERS = """
+from rl_zoo3.exp_manager import ExperimentManager
+from sb3_trpo_ext.zoo.cli import run
+learn = ExperimentManager.learn
+def watched(self, model):
+    print(type(model.env.unwrapped).__name__, type(model.env).__name__)
+ExperimentManager.learn = watched
+run(["train", "--env", "Acrobot-v1", "-n", "64", "-f", "watched"])
+"""
+
+
 def saved(kind: str, env_id: str = "CartPole-v1", number: int = 1) -> dict[str, object]:
     return yaml.unsafe_load(Path(f"logs/trpo/{env_id}_{number}/{env_id}/{kind}.yml").read_text())
 
@@ -59,6 +70,8 @@ def test_the_users_own_flags_win() -> None:
 def test_train_runs_in_our_wrappers_and_leaves_files_that_are_sb3s() -> None:
     python("-m", "sb3_trpo_ext", "train", "--env", "Acrobot-v1", *QUICK, "-n", "128", "-params", "n_steps:64")
     folder = Path("logs/trpo/Acrobot-v1_1/Acrobot-v1")
+    # What a run leaves does not show whose wrappers it ran in: look where the Zoo takes them from.
+    assert "FastDummyVecEnv FastVecNormalize\n" in python("-c", WHICH_WRAPPERS).stdout
     statistics = (folder / "vecnormalize.pkl").read_bytes()
     assert b"sb3_trpo_ext" not in statistics
     assert type(pickle.loads(statistics)) is VecNormalize
