@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
