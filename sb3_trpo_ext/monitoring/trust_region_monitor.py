@@ -11,6 +11,7 @@ from sb3_trpo_ext.monitoring.alarm import Alarm
 from sb3_trpo_ext.monitoring.conjugate_gradient_monitor import ConjugateGradientMonitor
 from sb3_trpo_ext.monitoring.dead_neuron_monitor import DeadNeuronMonitor
 from sb3_trpo_ext.monitoring.entropy_monitor import EntropyMonitor
+from sb3_trpo_ext.monitoring.flight_recorder import FlightRecorder
 from sb3_trpo_ext.monitoring.kl_monitor import KLMonitor
 from sb3_trpo_ext.monitoring.monitor import WARN, Monitor
 from sb3_trpo_ext.monitoring.value_function_monitor import ValueFunctionMonitor
@@ -29,6 +30,7 @@ class TrustRegionMonitor(CallbackList):
     :param cg: arguments of ``ConjugateGradientMonitor``
     :param value: arguments of ``ValueFunctionMonitor``
     :param advantages: arguments of ``AdvantageMonitor``
+    :param recorder: arguments of ``FlightRecorder``; False: none
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class TrustRegionMonitor(CallbackList):
         cg: Settings = None,
         value: Settings = None,
         advantages: Settings = None,
+        recorder: Settings | bool = None,
     ):
         chosen: list[tuple[type[Monitor], Settings]] = [
             (KLMonitor, kl),
@@ -50,7 +53,9 @@ class TrustRegionMonitor(CallbackList):
             (AdvantageMonitor, advantages),
         ]
         self.monitors = [cls(**{"on_trouble": on_trouble, **(settings or {})}) for cls, settings in chosen]
-        super().__init__(list(self.monitors))
+        self.recorder = None if recorder is False else FlightRecorder(**(recorder or {}))
+        # Behind the monitors, whose alarms it looks at.
+        super().__init__([*self.monitors, *([] if self.recorder is None else [self.recorder])])
 
     @property
     def alarms(self) -> list[Alarm]:
