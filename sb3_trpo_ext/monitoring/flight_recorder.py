@@ -11,18 +11,19 @@ from __future__ import annotations
 import json
 import warnings
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
+from sb3_trpo_ext.monitoring.alarm import Alarm
 from sb3_trpo_ext.monitoring.describe import build, plain, settings_of, space_of
 from sb3_trpo_ext.monitoring.dump import Dump, files, write_dump
 from sb3_trpo_ext.monitoring.termination import ExitOnSigterm
+from sb3_trpo_ext.monitoring.tree import callbacks_in
 
 DUMPS = "dumps"
 """Folder inside a run's folder."""
@@ -71,7 +72,7 @@ class FlightRecorder(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
-        self._active = all(type(part).__name__ != NOT_IN_TRIALS for part in self._siblings())
+        self._active = all(type(part).__name__ != NOT_IN_TRIALS for part in callbacks_in(self.locals.get("callback")))
         if self._active:
             self.model.failure_observers.append(self._on_death)  # type: ignore[attr-defined]
             self._sigterm.install()
@@ -109,20 +110,14 @@ class FlightRecorder(BaseCallback):
         self._dump([DIED], report if finished else None, error=f"{type(error).__name__}: {error}")
 
     def _new_alarms(self) -> list[str]:
-        codes = [alarm.code for part in self._siblings() for alarm in getattr(part, "alarms", ())]
-        new = [code for code in dict.fromkeys(codes) if code not in self._seen_alarms]
+        new = [code for code in dict.fromkeys(alarm.code for alarm in self._raised()) if code not in self._seen_alarms]
         self._seen_alarms.update(new)
         return new
 
-    def _siblings(self) -> Iterator[BaseCallback]:
-        """All callbacks of this training: SB3 hands the root of the tree to every one of them."""
-        pending = [self.locals.get("callback")]
-        while pending:
-            part = pending.pop()
-            if isinstance(part, BaseCallback):
-                yield part
-                pending += part.callbacks if isinstance(part, CallbackList) else []
-                pending += [part.callback] if isinstance(part, EventCallback) else []
+    def _raised(self) -> list[Alarm]:
+        """By the monitors of this training; a list of monitors has none of its own."""
+        parts = callbacks_in(self.locals.get("callback"))
+        return [alarm for part in parts if not isinstance(part, CallbackList) for alarm in getattr(part, "alarms", ())]
 
     # ------------------------------------------------------------ writing
 
@@ -132,8 +127,9 @@ class FlightRecorder(BaseCallback):
             self._say("this run has no folder, so nothing is dumped: set log_folder of the model or folder of the recorder")
             return
         path = (Path(self.folder) if self.folder else Path(folder) / DUMPS) / self._name(reasons)
+        alarms = [json.loads(alarm.to_json()) for alarm in self._raised()]
         try:
-            dump = describe_update(self.model, reasons, report, error, self._alarms(), list(self.reports))
+            dump = describe_update(self.model, reasons, report, error, alarms, list(self.reports))
             if dump.size > self.max_mib * 2**20:
                 self._say(f"a dump of {dump.size / 2**20:.0f} MiB is left out: max_mib={self.max_mib:g}")
                 return
@@ -148,9 +144,6 @@ class FlightRecorder(BaseCallback):
     def _name(self, reasons: list[str]) -> str:
         number = self.model.last_update_start.n_updates  # type: ignore[attr-defined]
         return f"update_{number:06d}_{reasons[0].replace(' ', '_')}"
-
-    def _alarms(self) -> list[dict[str, Any]]:
-        return [json.loads(alarm.to_json()) for part in self._siblings() for alarm in getattr(part, "alarms", ())]
 
     def _drop_oldest(self) -> None:
         """The first of each reason stay, unless these alone are too many."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.utils import safe_mean
 
 from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.monitoring.tree import callbacks_in
 
 OTHER_COLUMNS = 32
 """Width of tqdm.rich's columns but the description, the bar, the steps and the rate: `` 65% [ 0:00:06 < 0:00:04 , ]``."""
@@ -51,22 +51,6 @@ def _room(bar: Any) -> int:
     return shutil.get_terminal_size().columns - OTHER_COLUMNS - widths
 
 
-def progress_bars(callback: BaseCallback) -> Iterator[ProgressBarCallback]:
-    """
-    Find the progress bars: the Zoo's ``-P`` puts one among the callbacks, ``learn(progress_bar=True)`` beside them.
-
-    :param callback: what ``learn`` runs
-    :yields: every ``ProgressBarCallback`` in it
-    """
-    if isinstance(callback, ProgressBarCallback):
-        yield callback
-    inner = [*callback.callbacks] if isinstance(callback, CallbackList) else []
-    if isinstance(callback, EventCallback) and callback.callback is not None:
-        inner.append(callback.callback)
-    for child in inner:
-        yield from progress_bars(child)
-
-
 class ProgressDescription(BaseCallback):
     """Describes the newest update on every running progress bar; without one it does nothing."""
 
@@ -85,7 +69,8 @@ class ProgressDescription(BaseCallback):
             return
         returns = [episode["r"] for episode in self.model.ep_info_buffer or []]
         mean_return = float(safe_mean(returns)) if returns else None
-        for callback in progress_bars(self.locals.get("callback", self)):
-            bar = getattr(callback, "pbar", None)  # there from the start of training on
+        for callback in callbacks_in(self.locals.get("callback")):
+            # There from the start of training on: the Zoo's -P puts one among the callbacks, progress_bar=True beside them.
+            bar = getattr(callback, "pbar", None) if isinstance(callback, ProgressBarCallback) else None
             if bar is not None:
                 bar.set_description_str(describe(report, mean_return, _room(bar)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from stable_baselines3.common.callbacks import CallbackList
 
@@ -42,7 +42,7 @@ class TrustRegionMonitor(CallbackList):
         cg: Settings = None,
         value: Settings = None,
         advantages: Settings = None,
-        recorder: Settings | bool = None,
+        recorder: Settings | Literal[False] = None,
     ):
         chosen: list[tuple[type[Monitor], Settings]] = [
             (KLMonitor, kl),

@@ -18,7 +18,8 @@ from stable_baselines3.common.callbacks import (
     ProgressBarCallback,
 )
 
-from sb3_trpo_ext.monitoring.progress import ProgressDescription, describe, progress_bars
+from sb3_trpo_ext.monitoring.progress import ProgressDescription, describe
+from sb3_trpo_ext.monitoring.tree import callbacks_in
 from tests.monitoring.reports import make_report
 from tests.sb3.spaces import Nothing, make_env, make_model
 
@@ -59,7 +60,11 @@ class Witness(BaseCallback):
         self.bar, self.seen = bar, []
 
     def _on_step(self) -> bool:
-        bars = [self.bar] if self.bar else list(progress_bars(self.locals["callback"]))
+        bars = (
+            [self.bar]
+            if self.bar
+            else [part for part in callbacks_in(self.locals["callback"]) if isinstance(part, ProgressBarCallback)]
+        )
         self.seen.append([bar.pbar._prog.tasks[0].description for bar in bars])
         return True
 

@@ -1,0 +1,25 @@
+"""The callbacks of a training: SB3 hands the root of their tree to each of them, as ``locals["callback"]``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
+
+
+def callbacks_in(root: Any) -> Iterator[BaseCallback]:
+    """
+    Walk a tree of callbacks.
+
+    :param root: its root; anything that is no callback is an empty tree
+    :yields: the root, and what it and its children hold in SB3's two ways
+    """
+    if not isinstance(root, BaseCallback):
+        return
+    yield root
+    children: list[BaseCallback | None] = [*root.callbacks] if isinstance(root, CallbackList) else []
+    if isinstance(root, EventCallback):
+        children.append(root.callback)
+    for child in children:
+        yield from callbacks_in(child)
