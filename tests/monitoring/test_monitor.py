@@ -321,7 +321,8 @@ def test_figures_are_logged() -> None:
     expected = (
         "kl_share kl_max_share kl_max_spike drift_share backtracks rejected_share entropy_slope exploration_left "
         "exploration_lost cg_retries value_loss_trend extra_critic_epochs flattery value_loss_rise explained_variance_fall "
-        "td_bias_share td_bias_share_by_time actor_inactive_1 actor_inactive_2 critic_inactive_1 critic_inactive_2"
+        "advantage_mean advantage_std td_bias_share "
+        "td_bias_share_by_time actor_inactive_1 actor_inactive_2 critic_inactive_1 critic_inactive_2"
     )
     assert {f"monitor/{name}" for name in expected.split()} <= seen
     logged = {key for key in seen if key.startswith("train/")}
