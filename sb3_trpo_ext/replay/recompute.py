@@ -60,7 +60,9 @@ def recompute(dump: Dump, settings: dict[str, Any] | None = None, model_file: Pa
         before.restore()
     now = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
     parameters = {name: tensor.detach().numpy().copy() for name, tensor in now.items()}
-    return Replayed(parameters, model.last_update, error, tuple(str(each.message) for each in caught))
+    # Resources that something else in this process has not closed are warned about at any time.
+    messages = tuple(str(each.message) for each in caught if issubclass(each.category, UserWarning))
+    return Replayed(parameters, model.last_update, error, messages)
 
 
 def differences(dump: Dump, replayed: Replayed) -> dict[str, float] | None:
