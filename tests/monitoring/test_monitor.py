@@ -191,7 +191,7 @@ def test_states_are_plain_data() -> None:
     monitor = TrustRegionMonitor()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        planted(1.0).learn(512, callback=monitor)
+        planted(1.0).learn(4 * 256, callback=monitor)
     again = TrustRegionMonitor()
     again.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
     assert again.alarms == monitor.alarms != []
