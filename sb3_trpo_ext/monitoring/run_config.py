@@ -46,7 +46,9 @@ def hyperparameters(model: BaseAlgorithm) -> dict[str, Any]:
     :return: plain values by name; schedules as a number if they are constant, else as text
     """
     names = [name for name in inspect.signature(type(model).__init__).parameters if name not in NOT_HYPERPARAMETERS]
-    values = {name: plain(getattr(model, name)) for name in names if hasattr(model, name)}
+    # SB3 keeps stats_window_size with an underscore.
+    held = {name: attribute for name in names for attribute in (f"_{name}", name) if hasattr(model, attribute)}
+    values = {name: plain(getattr(model, attribute)) for name, attribute in held.items()}
     unit = getattr(model, "kl_unit", None)
     return {"algorithm": _dotted(type(model)), "policy": _dotted(model.policy_class), **values, "kl_unit": plain(unit)}
 

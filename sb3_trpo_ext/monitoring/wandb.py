@@ -16,11 +16,11 @@ from sb3_trpo_ext.monitoring.bounded import BoundedCalls
 from sb3_trpo_ext.monitoring.wandb_mode import must_go_offline
 from sb3_trpo_ext.monitoring.wandb_rows import AXIS, Binned
 
-CALL_SECONDS, INIT_SECONDS, FINISH_SECONDS = 10.0, 30.0, 60.0
+CALL_SECONDS, INIT_SECONDS, FINISH_SECONDS = 10.0, 20.0, 60.0
 """What W&B may take. Finishing a run whose TensorBoard is synced takes it 10 s, also offline."""
 
-OUR_MARGIN = 1.5
-"""W&B has its own limits, of those lengths: ours is for a W&B that does not keep them."""
+MARGIN_SECONDS = 20.0
+"""W&B's own limits have those lengths; giving up takes it 10 s more, and ours is for a W&B that does not."""
 
 FLUSH_SECONDS = 2.0
 """Of a run that we start: what a ``kill -9`` can lose. W&B's own default is 15 s."""
@@ -48,7 +48,7 @@ class WandbRun:
     @property
     def syncs_tensorboard(self) -> bool:
         """Whether W&B reads along what TensorBoard is told."""
-        return self.is_open and bool(self._run.settings.sync_tensorboard)
+        return bool(self._tell("its settings", lambda run: run.settings.sync_tensorboard))
 
     def open(self) -> None:
         """Take the run that there is, or start one: offline where no key is configured, or the server does not answer."""
@@ -60,16 +60,16 @@ class WandbRun:
             warnings.warn(f"W&B: not available ({error}); training goes on without it (pip install wandb)", stacklevel=4)
             return
         self._wandb = wandb
-        self.own = wandb.run is None
+        self._run = self._try("looking for a run", lambda: wandb.run)
+        self.own = not self.is_open
         if not self.own:
-            self._run = wandb.run
             return
         offline = must_go_offline()
         if offline:
             warnings.warn("W&B: no API key is configured: this run is offline; `wandb sync` sends it later", stacklevel=4)
         for mode in ("offline",) if offline else (None, "offline"):
             if not self.is_open:
-                self._run = self._try("starting a run", partial(self._start, mode), INIT_SECONDS * OUR_MARGIN)
+                self._run = self._try("starting a run", partial(self._start, mode), INIT_SECONDS + MARGIN_SECONDS)
 
     def _start(self, mode: str | None) -> Any:
         wanted = {
@@ -98,8 +98,12 @@ class WandbRun:
         :param row: numbers by key, with the axis
         :param histograms: counts and edges by key
         """
-        binned = {name: self._wandb.Histogram(np_histogram=counts) for name, counts in (histograms or {}).items()}
-        self._tell("logging", lambda run: run.log(row | binned))
+
+        def send(run: Any) -> None:
+            drawn = {name: self._wandb.Histogram(np_histogram=counts) for name, counts in (histograms or {}).items()}
+            run.log(row | drawn)
+
+        self._tell("logging", send)
 
     def summarise(self, values: dict[str, float]) -> None:
         """
@@ -143,12 +147,11 @@ class WandbRun:
         """
         run, self._run = self._run, None
         if run is not None:
-            self._try("finishing the run", lambda: run.finish(exit_code=exit_code), FINISH_SECONDS * OUR_MARGIN)
+            self._try("finishing the run", lambda: run.finish(exit_code=exit_code), FINISH_SECONDS + MARGIN_SECONDS)
 
-    def _tell(self, what: str, call: Callable[[Any], Any], seconds: float | None = None) -> None:
+    def _tell(self, what: str, call: Callable[[Any], Any], seconds: float | None = None) -> Any:
         run = self._run
-        if run is not None:
-            self._try(what, lambda: call(run), seconds)
+        return None if run is None else self._try(what, lambda: call(run), seconds)
 
     def _try(self, what: str, call: Callable[[], Any], seconds: float | None = None) -> Any:
         return self._calls.try_to(what, call, seconds)

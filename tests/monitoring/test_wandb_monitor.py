@@ -172,8 +172,10 @@ def test_a_run_that_syncs_tensorboard_is_told_nothing_twice(tmp_path: Path) -> N
     check_synced(run, STEPS)
     assert [step for step, _ in run.column("histograms/advantages")] == [256 + 128, 512 + 128, 768]
     assert run.column("custom/answer") == [(step, 42) for step in STEPS]
-    # SB3 writes an update's keys with the next rollout, or with an evaluation in between; the last one at the end.
-    assert len(run.column("train/kl_joint")) == N_UPDATES
+    # SB3 writes an update's keys with the next rollout, the last update's at the end: at the same step as those of the update
+    # before, so that W&B, which has one row a step, keeps the newer.
+    kls = [report["kl_joint"] for report in reports(tmp_path)]
+    assert [value for _, value in run.column("train/kl_joint")] == pytest.approx([*kls[:-2], kls[-1]])
     assert len(run.artifacts) == 1
 
 
@@ -185,6 +187,15 @@ def check_synced(run: Recorded, steps: list[int]) -> None:
     assert ("*", "global_step") in [(metric.glob_name, metric.step_metric) for metric in run.metrics]
     assert run.summary["trpo/max_kl_share"] > 0
     assert run.config["trpo"]["kl_unit"]
+
+
+@pytest.mark.slow
+def test_without_a_network_the_run_goes_offline(tmp_path: Path) -> None:
+    output = training(tmp_path, "unreachable", WANDB_MODE="online", WANDB_BASE_URL="http://127.0.0.1:9")
+    assert output.count("W&B: starting a run failed") == 1
+    assert [step for step, _ in only_run(tmp_path).column("train/kl_joint")] == STEPS
+    assert files_with(tmp_path, FAKE_KEY) == []
+    assert FAKE_KEY not in output
 
 
 YAML = """

@@ -70,6 +70,15 @@ def users(sync: str) -> None:
         assert trained.last_update is not None
 
 
+def unreachable() -> None:
+    """A key, and no network."""
+    from sb3_trpo_ext.monitoring import wandb
+
+    wandb.INIT_SECONDS = 2.0
+    warnings.simplefilter("default")
+    model().learn(2 * N_STEPS * N_UPDATES, callback=WandbMonitor())
+
+
 def endless() -> None:
     """Until a signal ends it."""
     model().learn(10_000_000, callback=WandbMonitor())
@@ -78,4 +87,4 @@ def endless() -> None:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     name, *arguments = sys.argv[1:]
-    {"own": own, "users": users, "endless": endless}[name](*arguments)
+    {"own": own, "users": users, "unreachable": unreachable, "endless": endless}[name](*arguments)
