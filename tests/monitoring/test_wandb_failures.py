@@ -215,3 +215,36 @@ def test_another_thread_leaves_it_alone() -> None:
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+# ---------------------------------------------------------------- without a key
+
+
+@pytest.mark.parametrize(("key", "modes"), [("", ["offline"]), ("0" * 40, [None])])
+def test_a_run_of_our_own_is_offline_exactly_without_a_key(
+    key: str, modes: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    asked: list[str | None] = []
+
+    def init(mode: str | None, **_: Any) -> Any:
+        asked.append(mode)
+        return types.SimpleNamespace(settings=BrokenRun.settings, finish=lambda exit_code: None)
+
+    class Settings(types.SimpleNamespace):
+        model_fields: dict[str, Any] = {}
+
+    broken(monkeypatch, run=None, init=init, Settings=Settings)
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "NETRC"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    run = session.WandbRun(project="p")
+    for _ in range(3):
+        run.open()
+    assert asked == modes
+    assert run.own
+    said = [str(warning.message) for warning in recwarn]
+    assert len(said) == (modes == ["offline"])
+    assert all("no API key is configured" in line for line in said)

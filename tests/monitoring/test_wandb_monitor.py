@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sb3_trpo_ext.monitoring.keys import KEYS
+from sb3_trpo_ext.monitoring.wandb import FLUSH_SECONDS
 from tests.monitoring.wandb_runs import FAKE_KEY, Recorded, environ, files_with, only_run, read_run, start, training
 from tests.monitoring.wandb_trainings import N_STEPS, N_UPDATES
 
@@ -142,6 +143,20 @@ def test_sigterm_leaves_the_last_rows(tmp_path: Path) -> None:
     assert [step for step, _ in run.column("train/kl_joint")] in (steps, steps[:-1])
     assert run.exit_codes == [128 + signal.SIGTERM]
     assert files_with(tmp_path, FAKE_KEY) == []
+
+
+@pytest.mark.slow
+def test_kill_9_costs_a_run_of_ours_a_few_seconds(tmp_path: Path) -> None:
+    process = start(tmp_path, "-m", "tests.monitoring.wandb_trainings", "endless")
+    updates = tmp_path / "run/updates.jsonl"
+    wait_for(updates.exists)
+    time.sleep(4 * FLUSH_SECONDS)
+    before = len(reports(tmp_path))
+    time.sleep(2 * FLUSH_SECONDS)
+    process.kill()
+    process.communicate(timeout=60)
+    # wandb's own process ends on its own, a moment later.
+    assert len(only_run(tmp_path).column("train/kl_joint")) >= before - 1
 
 
 def wait_for(condition: object, seconds: float = 120) -> None:
