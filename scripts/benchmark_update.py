@@ -142,8 +142,10 @@ def show_costs(found: list[monitors.Cost], cell: Cell, console: Console) -> None
         shown.add_column(column, justify="left" if column == "monitors" else "right")
     for cost in found:
         ratio = f"{cost.ratio:.3f} [{cost.low:.3f}, {cost.high:.3f}]"
-        verdict = "reached" if cost.ratio <= cost.limit else "missed"
-        shown.add_row(*map(Text, (cost.name, f"{cost.milliseconds:.1f} ms", ratio, f"{cost.limit:g}", verdict)))
+        limit, verdict = (
+            ("-", "-") if cost.limit is None else (f"{cost.limit:g}", "reached" if cost.ratio <= cost.limit else "missed")
+        )
+        shown.add_row(*map(Text, (cost.name, f"{cost.milliseconds:.1f} ms", ratio, limit, verdict)))
     console.print(shown)
 
 

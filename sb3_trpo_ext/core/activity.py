@@ -20,10 +20,13 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sb3_trpo_ext.core.layers import activation_of
 
 Function = Callable[[Tensor], Tensor]
 
@@ -38,6 +41,9 @@ PLACES = (-FAR, -1.0, 0.5, 2.0, FAR)
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (nn.Linear, *CONVOLUTIONS)
+
+NOT_ELEMENTWISE = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.GLU)
+"""Torch's own that are no function of one entry."""
 
 FUNCTIONS: tuple[Function, ...] = (
     F.relu,
@@ -114,7 +120,7 @@ def layer_activity(modules: Iterable[tuple[str, nn.Module]], forward: Callable[[
         forward()
     found: list[LayerActivity] = []
     layer: nn.Module | None = None
-    for now, then in zip(seen, [*seen[1:], None], strict=True):
+    for now, then in zip(seen, chain(seen[1:], [None]), strict=False):
         layer = now.module if now.is_layer else layer
         # Before the first layer there are observations, and no units.
         function = None if layer is None else _function(now, then)
@@ -176,29 +182,33 @@ def _function(now: _Seen, then: _Seen | None) -> Function | None:
 @torch.no_grad()
 def _elementwise(module: nn.Module, values: Tensor) -> bool:
     """Whether a module treats each entry by itself (softmax does not) and is no linear function, such as a change of scale."""
-    if isinstance(module, nn.PReLU):
-        return True
+    if _is_torchs_activation(module):
+        return not isinstance(module, NOT_ELEMENTWISE)
+    # One sample tells.
+    values = values[:1]
     result = module(values.clone())
     if not isinstance(result, Tensor) or result.shape != values.shape:
         return False
-    alone = module(values[:1, :1].clone())
-    if not torch.allclose(alone, result[:1, :1], rtol=1e-5, atol=1e-6):
+    if not torch.allclose(module(values[:, :1].clone()), result[:, :1], rtol=1e-5, atol=1e-6):
         return False
-    if _is_torchs_activation(module):
-        return True
-    slopes = torch.stack([_slopes(module, torch.full_like(values[:1], place)) for place in PLACES])
+    slopes = torch.stack([_slopes(module, torch.full_like(values, place)) for place in PLACES])
     return bool((slopes != slopes[0]).any())
 
 
 def _measure(seen: _Seen, function: Function, convolution: bool) -> LayerActivity:
     values = seen.values
-    dim = 1 if values.ndim == 2 or convolution else values.ndim - 1
-    steepest = _slopes(function, values).abs().movedim(dim, 0).flatten(1).amax(dim=1)
-    rectifier = bool(_slopes(function, torch.full_like(values[:1], FAR)).abs().mean() > SLOPE_FLOOR)
-    return LayerActivity(seen.name, len(steepest), float((steepest < SLOPE_FLOOR).double().mean()), rectifier)
+    # One more sample, far to the right, tells what kind it is.
+    slopes = _slopes(function, torch.cat([values, torch.full_like(values[:1], FAR)])).abs()
+    units = 1 if values.ndim == 2 or convolution else values.ndim - 1
+    steepest = slopes[:-1].amax(dim=[dim for dim in range(values.ndim) if dim != units])
+    inactive, at_right = torch.stack([(steepest < SLOPE_FLOOR).double().mean(), slopes[-1].double().mean()]).tolist()
+    return LayerActivity(seen.name, len(steepest), inactive, at_right > SLOPE_FLOOR)
 
 
 def _slopes(function: Function, values: Tensor) -> Tensor:
+    closed_form = activation_of(function) if isinstance(function, nn.Module) else None
+    if closed_form is not None:
+        return closed_form.slope(closed_form.apply(values.clone())).expand_as(values)
     with torch.enable_grad():
         inputs = values.detach().requires_grad_()
         # A copy: an activation that works in place may not overwrite a leaf.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -181,19 +182,19 @@ def finished_returns(rewards: Tensor, ends: Tensor, gamma: float) -> tuple[Tenso
     :param gamma: discount factor
     :return: discounted return to the end of the episode, float64; whether it is known, i.e. the end is in the batch
     """
-    returns, finished = [], []
-    # Python's own numbers: a tensor operation a step would take a hundred times as long.
-    for reward_column, end_column in zip(rewards.double().T.tolist(), ends.T.tolist(), strict=True):
-        total, known = 0.0, False
-        column, mask = [], []
-        for reward, end in zip(reversed(reward_column), reversed(end_column), strict=True):
-            known = known or end
-            total = reward if end else reward + gamma * total
-            column.append(total)
-            mask.append(known)
-        returns.append(column[::-1])
-        finished.append(mask[::-1])
-    return torch.tensor(returns, dtype=torch.float64).T, torch.tensor(finished).T
+    finished = ends.flip(0).cummax(dim=0).values.flip(0)
+    # Of a step that ends its episode nothing that follows counts. Python's own numbers: a tensor operation a step would take
+    # a hundred times as long.
+    discounts = (gamma * (~ends).double()).flip(0).T.tolist()
+    rows = rewards.double().flip(0).T.tolist()
+    pairs = [zip(*row, strict=True) for row in zip(rows, discounts, strict=True)]
+    returns = [list(accumulate(steps, _discounted, initial=0.0))[:0:-1] for steps in pairs]
+    return torch.tensor(returns, dtype=torch.float64).T, finished
+
+
+def _discounted(total: float, step: tuple[float, float]) -> float:
+    reward, discount = step
+    return reward + discount * total
 
 
 def advantage_tails(raw: Tensor) -> Tails:

@@ -29,8 +29,8 @@ from sb3_trpo_ext.sb3.problems import explained_variance
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO, UpdateInputs
 
-ACTIVITY_SAMPLES = 512
-"""Samples that activity is measured on: a unit that fires for 1 % of all is missed once in 170 times, at under 2 % of an
+ACTIVITY_SAMPLES = 256
+"""Samples that activity is measured on: a unit that fires for 2 % of all is missed once in 170 times, at under 2 % of an
 update's time (``scripts/benchmark_update.py --monitors``)."""
 
 DRIFT_SAMPLES = 512

@@ -47,6 +47,16 @@ class Scaled(nn.Module):
         return x / 255.0
 
 
+class SoftmaxOfOnesOwn(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(x, dim=-1)
+
+
+class Pairs(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, torch.relu(x)
+
+
 class Clipped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.clamp(-1.0, 1.0)
@@ -233,6 +243,9 @@ def test_pooling_hides_an_activation() -> None:
     "module",
     [
         nn.Softmax(dim=-1),
+        nn.LogSoftmax(dim=-1),
+        SoftmaxOfOnesOwn(),
+        Pairs(),
         nn.Dropout(0.5),
         nn.Identity(),
         nn.LayerNorm(5),
@@ -272,6 +285,11 @@ def test_it_leaves_nothing_behind() -> None:
     assert torch.equal(inputs, copy)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_network_without_layers_has_no_activity() -> None:
+    assert measure(nn.Identity(), torch.randn(5, 3)) == ()
+    assert measure(nn.Tanh(), torch.randn(5, 3)) == ()
 
 
 def test_recurrent_and_attention_modules_are_passed_over() -> None:

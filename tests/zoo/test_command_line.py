@@ -75,13 +75,13 @@ def test_monitors_watch_the_trials_of_a_search() -> None:
     # A limit that is passed at once, so that every trial says so.
     Path("mine.yml").write_text(
         "CartPole-v1: {policy: MlpPolicy, n_timesteps: 300, callback: "
-        "[{sb3_trpo_ext.monitoring.TrustRegionMonitor: {neurons: {inactive: -1.0}}}]}\n"
+        "[{sb3_trpo_ext.monitoring.TrustRegionMonitor: {cg: {failures: 0}}}]}\n"
     )
     zoo = ["-m", "rl_zoo3.train", "--algo", "trpo", "--gym-packages", "sb3_trpo_ext.zoo", "--conf-file", "mine.yml"]
     search = ["-optimize", "--n-trials", "2", "--n-startup-trials", "2", "--sampler", "random", "--no-optim-plots"]
     budget = ["-n", "300", "--n-evaluations", "1", "--eval-episodes", "1"]
     done = python(*zoo, "--env", "CartPole-v1", "--seed", "9", *budget, *search)
-    assert done.stderr.count("TrustRegionWarning: TRPO: TR301") == 2
+    assert done.stderr.count("TrustRegionWarning: TRPO: TR401") == 2
     assert not Path("wandb").exists()
     assert not list(Path().rglob("alarms.jsonl"))
 
