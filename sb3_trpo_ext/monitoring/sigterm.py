@@ -14,8 +14,8 @@ class BeforeSigterm:
     """
     Does something at SIGTERM, then what would have been done without us.
 
-    Nothing is changed outside the main thread (Python allows handlers only there), and where SIGTERM is ignored or handled
-    by something that is not Python.
+    Nothing is changed outside the main thread (Python allows handlers only there), where SIGTERM is ignored or handled by
+    something that is not Python, and in processes that are forked off later.
 
     :param action: what is done first; it may not raise
     """
@@ -23,6 +23,7 @@ class BeforeSigterm:
     def __init__(self, action: Callable[[], None]):
         self._action = action
         self._previous: Any = None
+        self._process: int | None = None
 
     def install(self) -> None:
         """Begin to act; done twice it is done once."""
@@ -31,7 +32,7 @@ class BeforeSigterm:
         previous = signal.getsignal(signal.SIGTERM)
         if previous in (None, signal.SIG_IGN):
             return
-        self._previous = previous
+        self._previous, self._process = previous, os.getpid()
         signal.signal(signal.SIGTERM, self._handle)
 
     def remove(self) -> None:
@@ -43,7 +44,8 @@ class BeforeSigterm:
             self._previous = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._action()
+        if os.getpid() == self._process:
+            self._action()
         if callable(self._previous):
             self._previous(number, frame)
             return

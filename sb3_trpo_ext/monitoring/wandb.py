@@ -121,11 +121,12 @@ class WandbRun:
         """
         self._tell("an alert", lambda run: run.alert(**alert))
 
-    def keep(self, kind: str, files: list[Path], metadata: dict[str, Any]) -> None:
+    def keep(self, kind: str, folder: Path, files: list[Path], metadata: dict[str, Any]) -> None:
         """
         Log files as an artifact. W&B copies them to its data folder, from where they are sent now or by ``wandb sync``.
 
         :param kind: type of the artifact, and beginning of its name
+        :param folder: that their names are relative to
         :param files: which; none: no artifact
         :param metadata: plain values
         """
@@ -133,7 +134,7 @@ class WandbRun:
         def send(run: Any) -> None:
             artifact = self._wandb.Artifact(f"{kind}-{run.id}", type=kind, metadata=metadata)
             for file in files:
-                artifact.add_file(str(file), name=file.name)
+                artifact.add_file(str(file), name=file.relative_to(folder).as_posix())
             run.log_artifact(artifact)
 
         if files:

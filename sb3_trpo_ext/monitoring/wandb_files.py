@@ -30,24 +30,27 @@ def save_model(model: Any, folder: Path) -> list[Path]:
     return files
 
 
-def dump_files(model: Any, limit: int) -> list[Path]:
+def dump_files(folder: Path, limit: int) -> list[Path]:
     """
-    Give the dumps in the run folder, newest first, as many as fit.
+    Give the flight recorder's dumps, newest first, as many as fit. What belongs to one dump has one name before the dot.
 
-    :param model: with ``run_folder``
+    :param folder: where they are, also in folders of their own; links are not followed
     :param limit: bytes of all of them together
     :return: files; none if there is no folder
     """
-    folder = getattr(model, "run_folder", None)
-    if folder is None or not (Path(folder) / "dumps").is_dir():
-        return []
-    files = [file for file in (Path(folder) / "dumps").iterdir() if file.is_file()]
-    newest = sorted(files, key=lambda file: (file.stat().st_mtime, file.name), reverse=True)
+    dumps: dict[Path, list[Path]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not file.is_symlink():
+            dumps.setdefault(file.parent / file.name.partition(".")[0], []).append(file)
+    newest = sorted(dumps.values(), key=lambda files: max(file.stat().st_mtime for file in files), reverse=True)
     chosen: list[Path] = []
-    for file in within(newest[:MAX_DUMPS], limit):
-        if sum(other.stat().st_size for other in chosen) + file.stat().st_size > limit:
-            break
-        chosen.append(file)
+    for files in newest[:MAX_DUMPS]:
+        size = sum(file.stat().st_size for file in files)
+        if size <= limit:
+            chosen += files
+            limit -= size
+    if len(chosen) < sum(map(len, newest)):
+        warnings.warn("W&B: not all dumps fit into max_artifact_mb: the newest were taken", stacklevel=3)
     return chosen
 
 

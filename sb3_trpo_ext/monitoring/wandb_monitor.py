@@ -42,6 +42,9 @@ HISTOGRAM_EVERY, HISTOGRAM_BINS = 10, 64
 
 MAX_ARTIFACT_MB = 100.0
 
+DUMPS = "dumps"
+"""The flight recorder's folder in the run folder."""
+
 SIGTERM_EXIT_CODE = 128 + 15
 """As a shell counts."""
 
@@ -204,8 +207,11 @@ class WandbMonitor(BaseCallback):
             except Exception as error:  # a full disk, a policy that can't be saved: no reason to end badly
                 warnings.warn(f"W&B: the model can't be saved as an artifact ({error})", stacklevel=4)
                 files = []
-            self._run.keep("model", files, metadata)
-        self._run.keep("dumps", dump_files(self.model, limit), metadata)
+            self._run.keep("model", Path(folder), files, metadata)
+        run_folder = getattr(self.model, "run_folder", None)
+        if run_folder is not None:
+            dumps = Path(run_folder) / DUMPS
+            self._run.keep(DUMPS, dumps, dump_files(dumps, limit), metadata)
 
     def _callbacks(self) -> Iterator[BaseCallback]:
         """Every callback of this training: the argument of ``learn``, and what hangs below it."""

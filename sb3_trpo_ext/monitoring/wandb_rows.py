@@ -33,6 +33,9 @@ LEVELS = {Severity.INFO: "INFO", Severity.WARNING: "WARN", Severity.CRITICAL: "E
 TITLE = 63
 """Characters: W&B asks for less than 64."""
 
+APART = 1.0
+"""Seconds between alerts of one title that W&B sends; by default 60, in which a fast run has more than one."""
+
 Binned = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
@@ -158,4 +161,4 @@ def alert_of(alarm: Alarm) -> dict[str, Any]:
     :return: arguments of ``run.alert``
     """
     title = f"{alarm.code} {alarm.kind.name}"[:TITLE]
-    return {"title": title, "text": without_keys(str(alarm)), "level": LEVELS[alarm.severity]}
+    return {"title": title, "text": without_keys(str(alarm)), "level": LEVELS[alarm.severity], "wait_duration": APART}

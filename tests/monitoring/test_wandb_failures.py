@@ -21,6 +21,7 @@ from sb3_trpo_ext.monitoring import WandbMonitor
 from sb3_trpo_ext.monitoring import wandb as session
 from sb3_trpo_ext.monitoring.bounded import GIVE_UP_AFTER, HIDDEN, BoundedCalls, without_keys
 from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
+from sb3_trpo_ext.monitoring.wandb_files import dump_files
 from tests.monitoring.wandb_runs import FAKE_KEY
 
 
@@ -152,6 +153,29 @@ def test_its_state_goes_on() -> None:
     assert resumed._alerted == {("TR101", 4)}
 
 
+# ---------------------------------------------------------------- dumps
+
+
+def test_the_newest_dumps_that_fit_are_taken_whole() -> None:
+    folder = Path("dumps")
+    (folder / "inner").mkdir(parents=True)
+    for age, (name, size) in enumerate([("b.npz", 60), ("b.json", 10), ("a.npz", 50), ("inner/c.npz", 20), ("d.npz", 900)]):
+        (folder / name).write_bytes(bytes(size))
+        os.utime(folder / name, (1000 - age, 1000 - age))
+    Path("secret").write_text("key")
+    (folder / "link.json").symlink_to(Path("secret").resolve())
+
+    def taken(limit: int) -> list[str]:
+        return [file.relative_to(folder).as_posix() for file in dump_files(folder, limit)]
+
+    assert taken(1040) == ["b.json", "b.npz", "a.npz", "inner/c.npz", "d.npz"]
+    with pytest.warns(UserWarning, match="not all dumps fit"):
+        assert taken(100) == ["b.json", "b.npz", "inner/c.npz"]
+    with pytest.warns(UserWarning, match="not all dumps fit"):
+        assert taken(69) == ["a.npz"]
+    assert dump_files(Path("nowhere"), 100) == []
+
+
 # ---------------------------------------------------------------- SIGTERM
 
 
@@ -205,6 +229,19 @@ def test_where_sigterm_is_ignored_it_stays_so() -> None:
     ours = BeforeSigterm(lambda: None)
     ours.install()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    ours.remove()
+
+
+@pytest.mark.usefixtures("handler")
+def test_a_process_that_is_forked_off_only_ends() -> None:
+    ours = BeforeSigterm(lambda: Path("acted").touch())
+    ours.install()
+    code = os.fork()
+    if code == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(code, 0)[1]) == -signal.SIGTERM
+    assert not Path("acted").exists()
     ours.remove()
 
 
