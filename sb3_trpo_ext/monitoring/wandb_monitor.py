@@ -139,6 +139,8 @@ class WandbMonitor(BaseCallback):
         written = any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
         self._synced = written and self._run.syncs_tensorboard
         self._run.describe(run_config(self.model))
+        # Still there where a ``learn`` before was broken off.
+        self.logger.output_formats = [output for output in self.logger.output_formats if not isinstance(output, OtherFigures)]
         if not self._synced:
             self._others = OtherFigures(self._run.log)
             self.logger.output_formats.append(self._others)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rl_zoo3.utils import get_callback_list
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
 
 import sb3_trpo_ext
 from sb3_trpo_ext import TRPO
@@ -125,6 +126,28 @@ def test_a_training_does_not_notice(
     assert len([warning for warning in recwarn if str(warning.message).startswith("W&B:")]) == 1
     assert signal.getsignal(signal.SIGTERM) == before
     assert Path("run/updates.jsonl").is_file()
+
+
+def test_a_training_that_was_broken_off_leaves_nothing_that_logs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_folder = str(tmp_path / "run")
+    rows: list[dict[str, Any]] = []
+    accepts = types.SimpleNamespace(update=lambda *_, **__: None)
+    run = types.SimpleNamespace(
+        settings=BrokenRun.settings, config=accepts, summary=accepts, define_metric=lambda *_, **__: None, log=rows.append
+    )
+    broken(monkeypatch, run=run)
+    model = TRPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, seed=0, device="cpu", log_folder=log_folder)
+    model.set_logger(Logger(None, []))
+    monitor = WandbMonitor(histogram_every=0, artifacts=False)
+    monkeypatch.setattr(model, "train", fails)
+    with pytest.raises(OSError, match="no such thing"):
+        model.learn(128, callback=monitor)
+    monkeypatch.undo()
+    broken(monkeypatch, run=run)
+    rows.clear()
+    model.learn(64, callback=monitor)
+    assert [row["global_step"] for row in rows if "time/fps" in row] == [64]
+    assert model.logger.output_formats == []
 
 
 def test_wandb_is_not_imported_before_it_is_needed() -> None:
