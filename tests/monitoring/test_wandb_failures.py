@@ -128,22 +128,20 @@ def test_a_training_does_not_notice(
     assert Path("run/updates.jsonl").is_file()
 
 
-def test_a_training_that_was_broken_off_leaves_nothing_that_logs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log_folder = str(tmp_path / "run")
+def test_a_training_that_was_broken_off_leaves_nothing_that_logs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[dict[str, Any]] = []
     accepts = types.SimpleNamespace(update=lambda *_, **__: None)
     run = types.SimpleNamespace(
         settings=BrokenRun.settings, config=accepts, summary=accepts, define_metric=lambda *_, **__: None, log=rows.append
     )
     broken(monkeypatch, run=run)
-    model = TRPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, seed=0, device="cpu", log_folder=log_folder)
+    model = TRPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, seed=0, device="cpu")
     model.set_logger(Logger(None, []))
     monitor = WandbMonitor(histogram_every=0, artifacts=False)
-    monkeypatch.setattr(model, "train", fails)
-    with pytest.raises(OSError, match="no such thing"):
-        model.learn(128, callback=monitor)
-    monkeypatch.undo()
-    broken(monkeypatch, run=run)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "train", fails)
+        with pytest.raises(OSError, match="no such thing"):
+            model.learn(128, callback=monitor)
     rows.clear()
     model.learn(64, callback=monitor)
     assert [row["global_step"] for row in rows if "time/fps" in row] == [64]
