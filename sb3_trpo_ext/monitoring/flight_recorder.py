@@ -8,22 +8,20 @@ does not know of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections import deque
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
-from sb3_trpo_ext.monitoring.alarm import Alarm
-from sb3_trpo_ext.monitoring.describe import build, plain, settings_of, space_of
-from sb3_trpo_ext.monitoring.dump import Dump, files, write_dump
-from sb3_trpo_ext.monitoring.termination import ExitOnSigterm
-from sb3_trpo_ext.monitoring.tree import callbacks_in
+from sb3_trpo_ext.monitoring.describe import describe_update
+from sb3_trpo_ext.monitoring.dump import files, write_dump
+from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
+from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in
 
 DUMPS = "dumps"
 """Folder inside a run's folder."""
@@ -60,7 +58,7 @@ class FlightRecorder(BaseCallback):
         self._last_trouble: str | None = None
         self._seen: int | None = None
         self._active = False
-        self._sigterm = ExitOnSigterm()
+        self._sigterm = BeforeSigterm(self._on_sigterm)
         self._warned = False
 
     def _init_callback(self) -> None:
@@ -100,24 +98,28 @@ class FlightRecorder(BaseCallback):
         if reasons:
             self._dump(reasons, report, error=None)
 
+    def _on_sigterm(self) -> None:
+        # A handler may not raise; what follows it ends the process.
+        with contextlib.suppress(Exception):
+            self._dump_last("SIGTERM")
+
     def _on_death(self, error: BaseException) -> None:
-        """Also of an update that raised: its start is newer than the last report."""
         self._sigterm.remove()
+        if not isinstance(error, KeyboardInterrupt):
+            self._dump_last(f"{type(error).__name__}: {error}")
+
+    def _dump_last(self, error: str) -> None:
+        """Also an update that raised: its start is newer than the last report."""
         start, report = self.model.last_update_start, self.model.last_update  # type: ignore[attr-defined]
-        if start is None or isinstance(error, KeyboardInterrupt):
-            return
-        finished = report is not None and report.n_updates == start.n_updates
-        self._dump([DIED], report if finished else None, error=f"{type(error).__name__}: {error}")
+        if start is not None:
+            finished = report is not None and report.n_updates == start.n_updates
+            self._dump([DIED], report if finished else None, error)
 
     def _new_alarms(self) -> list[str]:
-        new = [code for code in dict.fromkeys(alarm.code for alarm in self._raised()) if code not in self._seen_alarms]
+        codes = dict.fromkeys(alarm.code for alarm in alarms_in(self.locals.get("callback")))
+        new = [code for code in codes if code not in self._seen_alarms]
         self._seen_alarms.update(new)
         return new
-
-    def _raised(self) -> list[Alarm]:
-        """By the monitors of this training; a list of monitors has none of its own."""
-        parts = callbacks_in(self.locals.get("callback"))
-        return [alarm for part in parts if not isinstance(part, CallbackList) for alarm in getattr(part, "alarms", ())]
 
     # ------------------------------------------------------------ writing
 
@@ -127,7 +129,7 @@ class FlightRecorder(BaseCallback):
             self._say("this run has no folder, so nothing is dumped: set log_folder of the model or folder of the recorder")
             return
         path = (Path(self.folder) if self.folder else Path(folder) / DUMPS) / self._name(reasons)
-        alarms = [json.loads(alarm.to_json()) for alarm in self._raised()]
+        alarms = [json.loads(alarm.to_json()) for alarm in alarms_in(self.locals.get("callback"))]
         try:
             dump = describe_update(self.model, reasons, report, error, alarms, list(self.reports))
             if dump.size > self.max_mib * 2**20:
@@ -162,84 +164,3 @@ class FlightRecorder(BaseCallback):
         if not self._warned:
             warnings.warn(f"TRPO: flight recorder: {text}", UserWarning, stacklevel=2)
         self._warned = True
-
-
-def describe_update(
-    model: Any,
-    reasons: list[str],
-    report: UpdateReport | None,
-    error: str | None,
-    alarms: list[dict[str, Any]],
-    earlier: list[UpdateReport],
-) -> Dump:
-    """
-    Put a dump of the model's newest update together.
-
-    :param model: the model
-    :param reasons: why
-    :param report: of this update; None if it raised
-    :param error: what it, or the run, died of
-    :param alarms: raised so far
-    :param earlier: the last reports
-    :return: the dump
-    """
-    start = model.last_update_start
-    batch = start.batch
-    arrays = {f"batch/{name}": array for name, array in _batch_arrays(batch).items()}
-    arrays |= {f"before/{name}": _array(tensor) for name, tensor in start.held.tensors.items()}
-    optimizer = start.held.optimizer
-    for index, state in optimizer["state"].items():
-        arrays |= {f"optimizer/{index}/{name}": _array(value) for name, value in state.items() if hasattr(value, "numpy")}
-    if report is not None:
-        now = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
-        arrays |= {f"after/{name}": _array(tensor) for name, tensor in now.items()}
-    generator, keys, position, has_gauss, cached = start.random.numpy
-    arrays["random/numpy"], arrays["random/torch"] = keys, _array(start.random.torch)
-    spaces = {name: space_of(getattr(model, f"{name}_space"), f"space/{name}", arrays) for name in ("observation", "action")}
-    header = {
-        "reasons": reasons,
-        "error": error,
-        "n_updates": start.n_updates,
-        "num_timesteps": start.num_timesteps,
-        "report": None if report is None else json.loads(report.to_json()),
-        "alarms": alarms,
-        "earlier_reports": [json.loads(each.to_json()) for each in earlier],
-        "algorithm": plain(type(model)),
-        "policy": {"class": plain(model.policy_class), "kwargs": plain(model.policy_kwargs)},
-        "settings": settings_of(model),
-        "spaces": spaces,
-        "n_envs": model.n_envs,
-        "ordered": batch.n_steps is not None,
-        "device": str(model.device),
-        "learning_rate": plain(start.learning_rate),
-        "adapted_damping": start.adapted_damping,
-        "adapted_damping_unit": start.adapted_damping_unit,
-        "updates_skipped": start.updates_skipped,
-        "random": {"numpy": [generator, int(position), int(has_gauss), float(cached)]},
-        "optimizer": {
-            "class": plain(type(model.policy.optimizer)),
-            "groups": plain(optimizer["param_groups"]),
-            "numbers": {
-                str(index): {name: plain(value) for name, value in state.items() if not hasattr(value, "numpy")}
-                for index, state in optimizer["state"].items()
-            },
-        },
-        "build": build(),
-    }
-    return Dump(header, arrays)
-
-
-def _batch_arrays(batch: Any) -> dict[str, np.ndarray]:
-    arrays = {name: getattr(batch, name) for name in ("actions", "values", "log_prob", "advantages", "returns")}
-    arrays |= {name: getattr(batch, name) for name in ("phi", "rewards", "episode_starts") if getattr(batch, name) is not None}
-    observations = batch.observations
-    if isinstance(observations, dict):
-        arrays |= {f"observations/{key}": value for key, value in observations.items()}
-    else:
-        arrays["observations"] = observations
-    return {name: _array(value) for name, value in arrays.items()}
-
-
-def _array(value: Any) -> np.ndarray:
-    array: np.ndarray = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
-    return array
