@@ -151,8 +151,8 @@ def describe_update(
     if report is not None:
         now = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
         arrays |= {f"after/{name}": _array(tensor) for name, tensor in now.items()}
-    generator, keys, position, has_gauss, cached = start.random.numpy
-    arrays["random/numpy"], arrays["random/torch"] = keys, _array(start.random.torch)
+    generator, keys, position, has_gauss, cached = start.streams.numpy
+    arrays["random/numpy"], arrays["random/torch"] = keys, _array(start.streams.torch)
     spaces = {name: space_of(getattr(model, f"{name}_space"), f"space/{name}", arrays) for name in ("observation", "action")}
     header = {
         "reasons": reasons,

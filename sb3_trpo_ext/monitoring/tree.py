@@ -34,6 +34,6 @@ def alarms_in(root: Any) -> list[Alarm]:
     :param root: of its callbacks
     :return: monitor by monitor
     """
-    # A list of monitors has none of its own.
-    parts = (part for part in callbacks_in(root) if not isinstance(part, CallbackList))
-    return [alarm for part in parts for alarm in getattr(part, "alarms", ())]
+    # A list of monitors has none of its own; somebody else's callback may call anything its alarms.
+    parts = (getattr(part, "alarms", None) for part in callbacks_in(root) if not isinstance(part, CallbackList))
+    return [alarm for alarms in parts if isinstance(alarms, list) for alarm in alarms if isinstance(alarm, Alarm)]

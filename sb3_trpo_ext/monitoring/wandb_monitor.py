@@ -28,6 +28,7 @@ from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.monitoring.alarm import Alarm
 from sb3_trpo_ext.monitoring.monitor import Monitor
 from sb3_trpo_ext.monitoring.run_config import run_config
+from sb3_trpo_ext.monitoring.run_files import DUMPS_NAME
 from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
 from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in
 from sb3_trpo_ext.monitoring.wandb import WandbRun
@@ -42,7 +43,6 @@ HISTOGRAM_EVERY, HISTOGRAM_BINS = 10, 64
 
 MAX_ARTIFACT_MB = 100.0
 
-DUMPS = "dumps"
 """The flight recorder's folder in the run folder."""
 
 SIGTERM_EXIT_CODE = 128 + 15
@@ -212,8 +212,8 @@ class WandbMonitor(BaseCallback):
             self._run.keep("model", Path(folder), files, metadata)
         run_folder = getattr(self.model, "run_folder", None)
         if run_folder is not None:
-            dumps = Path(run_folder) / DUMPS
-            self._run.keep(DUMPS, dumps, dump_files(dumps, limit), metadata)
+            dumps = Path(run_folder) / DUMPS_NAME
+            self._run.keep(DUMPS_NAME, dumps, dump_files(dumps, limit), metadata)
 
     def _alarms(self) -> list[Alarm]:
         return alarms_in(self.locals.get("callback"))
