@@ -134,6 +134,11 @@ def loophole_and_large_steps() -> TRPO:
     return make_model({"action_space": DISCRETE, "reward": first_is_best}, target_kl=0.3)
 
 
+def loophole_of_two_actions() -> TRPO:
+    """At sb3-contrib's own target_kl."""
+    return make_model({"action_space": spaces.Discrete(2), "reward": first_is_best}, target_kl=0.01)
+
+
 def loophole_and_small_steps() -> TRPO:
     return make_model({"action_space": DISCRETE, "reward": first_is_best}, target_kl=0.02)
 
@@ -210,7 +215,7 @@ SCENARIOS: dict[str, tuple[Callable[[], TRPO], int]] = {
     "TR103": (trust_region_too_large, 12),
     "TR104": (one_candidate_only, 12),
     "TR105": (too_much_damping, 12),
-    "TR201": (loophole_and_large_steps, 12),
+    "TR201": (loophole_of_two_actions, 16),
     "TR202": (loophole_and_small_steps, 34),
     "TR203": (noise_is_rewarded, 20),
     "TR301": (lambda: planted(0.25), 4),
@@ -231,3 +236,6 @@ SCENARIOS: dict[str, tuple[Callable[[], TRPO], int]] = {
     "TR604": (lambda: make_model({"reward": lambda *_: 1.0, "observe": lambda _: np.ones(3), "horizon": 1}), 4),
 }
 """By code: a model, and how many updates it takes."""
+
+OTHER_WAYS: list[tuple[str, Callable[[], TRPO], int]] = [("TR201", loophole_and_large_steps, 12)]
+"""To the same alarm."""

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_ext.monitoring import ALARMS, Alarm, Severity, TrustRegionMonitor, TrustRegionWarning
 from tests.monitoring import scenarios
-from tests.monitoring.scenarios import SCENARIOS, healthy
+from tests.monitoring.scenarios import OTHER_WAYS, SCENARIOS, healthy
 
 
 def watch(model: Any, n_updates: int, **settings: Any) -> tuple[TrustRegionMonitor, list[str]]:
@@ -27,9 +27,8 @@ def test_there_is_a_scenario_for_every_alarm() -> None:
     assert SCENARIOS.keys() == ALARMS.keys()
 
 
-@pytest.mark.parametrize("code", SCENARIOS)
-def test_a_run_that_provokes_it_raises_it(code: str) -> None:
-    make, n_updates = SCENARIOS[code]
+@pytest.mark.parametrize(("code", "make", "n_updates"), [*((code, *way) for code, way in SCENARIOS.items()), *OTHER_WAYS])
+def test_a_run_that_provokes_it_raises_it(code: str, make: Any, n_updates: int) -> None:
     monitor, said = watch(make(), n_updates)
     raised = [alarm.code for alarm in monitor.alarms]
     assert code in raised
