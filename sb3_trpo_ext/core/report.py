@@ -90,6 +90,7 @@ class UpdateReport:
     :param layer_units: how many units it has (of a convolution: channels)
     :param layer_dead: share of them that are dead: no slope for any sample, of the ReLU family
     :param layer_saturated: share of them that are saturated: no slope for any sample, of tanh, sigmoid and the like
+    :param layer_dead_before: share of them that were dead before the first update; () in all others
     :param actor_inactive: largest share of dead or saturated units of any activation of the actor
     :param critic_inactive: the same of the critic
     :param drift_kl: mean KL(pi_k || pi_{k-1}) on the batch that pi_k collected; None if the step before was not taken
@@ -176,6 +177,7 @@ class UpdateReport:
     layer_units: tuple[int, ...] = ()
     layer_dead: tuple[float, ...] = ()
     layer_saturated: tuple[float, ...] = ()
+    layer_dead_before: tuple[float, ...] = ()
     actor_inactive: float | None = None
     critic_inactive: float | None = None
     drift_kl: float | None = None

@@ -15,7 +15,7 @@ SPIKE, SPIKE_SHARE = 15.0, 50.0
 """Ordinary: up to 8.6 times the median, and up to 620 delta (with gSDE); a spike is both."""
 
 DRIFT_SHARE = 10.0
-"""Ordinary: up to 5.2 delta; twice that. (17 in a run of LunarLander whose critic was saturated: TR303.)"""
+"""Ordinary: up to 5.2 delta; twice that. (17 in a run of LunarLander whose critic was saturated: TR304.)"""
 
 BACKTRACKS = 3.0
 """Ordinary: up to 1.4; three of them at the default factor halve the step."""

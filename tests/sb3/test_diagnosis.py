@@ -25,6 +25,7 @@ from tests.sb3.spaces import (
     make_model,
     n_hooks,
     same,
+    state_of,
     with_extractor,
 )
 
@@ -280,3 +281,19 @@ def test_a_diagnostic_that_a_policy_can_not_bear_ends_no_run() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.learn(64, reset_num_timesteps=False)
+
+
+def test_dead_units_before_the_first_update_are_counted_once_and_change_nothing() -> None:
+    # The critic's steps kill some; the policy is what it is without anybody looking.
+    runs = [make_model(policy_kwargs={"net_arch": [64, 64], "activation_fn": nn.ReLU}, learning_rate=0.3) for _ in range(2)]
+    with torch.no_grad():
+        for model in runs:
+            model.policy.mlp_extractor.value_net[2].bias[:8] = -100.0
+    looked_at, alone = update(runs[0], "activity"), update(runs[1])
+    assert same(*map(state_of, runs))
+    share = dict(zip(looked_at.layer_names, looked_at.layer_dead_before, strict=True))
+    after = dict(zip(looked_at.layer_names, looked_at.layer_dead, strict=True))
+    name = "critic mlp_extractor.value_net.3"
+    assert 8 / 64 <= share[name] < after[name]
+    assert alone.layer_dead_before == ()
+    assert update(runs[0], "activity").layer_dead_before == ()
