@@ -100,7 +100,7 @@ class UpdateReport:
     :param td_p: two-sided p-value of it
     :param td_time_starts: first step within the episode of each bin that was tested
     :param td_time_means: mean residual in each bin
-    :param td_time_z: its bias in standard errors
+    :param td_time_z: how far it is from the mean of all other residuals, in standard errors
     :param td_time_p: smallest p-value of any bin, corrected for the number of bins
     :param explained_variance_mc: of the Monte-Carlo returns of episodes that end in the batch, by the values of the rollout
     :param mc_samples: steps of those episodes

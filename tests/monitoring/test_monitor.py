@@ -376,3 +376,28 @@ def test_unknown_diagnostics_are_refused_by_name() -> None:
         model.subscribe("drift", "activty")
     collect(model).train()
     assert model.last_update.activity_samples is None
+
+
+# ---------------------------------------------------------------- bias by time
+
+
+def by_time(shares: tuple[float, ...], scores: tuple[float, ...], overall: float = 0.0) -> set[str]:
+    """Codes that ten updates with such bins raise."""
+    monitor = sb3_trpo_ext.monitoring.AdvantageMonitor()
+    codes: set[str] = set()
+    for number in range(1, 11):
+        bins = {"td_time_starts": (0, 16), "td_time_means": tuple(share + overall for share in shares), "td_time_z": scores}
+        report = make_report(number, td_mean=overall, td_rms=1.0, td_p=1e-9, td_time_p=1e-9, **bins)
+        monitor.reports.append(report)
+        codes |= {code for code, _ in monitor.judge(report)}
+    return codes & {"TR601", "TR602"}
+
+
+def test_the_flagged_phase_is_the_one_that_was_tested() -> None:
+    assert by_time((0.4, 0.0), (9.0, 0.0)) == {"TR602"}
+    assert by_time((-0.4, 0.0), (-9.0, 0.0)) == {"TR602"}
+    # Another bin's significance is not its own.
+    assert by_time((0.4, 0.0), (2.0, 9.0)) == set()
+    # All of the time is biased: no matter of phases.
+    assert by_time((0.4, 0.0), (9.0, 0.0), overall=-0.25) == set()
+    assert by_time((0.4, 0.0), (9.0, 0.0), overall=-0.1) == {"TR602"}
