@@ -50,7 +50,7 @@ class ResidualTest:
     :param td_p: two-sided p-value of it
     :param td_time_starts: first step within the episode of each bin that was tested
     :param td_time_means: mean residual of each bin
-    :param td_time_z: Welch's z of each bin's mean minus that of all residuals outside of it, standard normal if no phase differs
+    :param td_time_z: Welch's z of each bin's mean minus that of all outside of it, standard normal if no phase differs
     :param td_time_p: smallest p-value of any bin, times the number of bins (Bonferroni), at most 1
     """
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from statistics import NormalDist, median
+from statistics import median
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic, UpdateStatus
 from sb3_trpo_ext.monitoring.alarm import Evidence
-from sb3_trpo_ext.monitoring.monitor import WARN, Finding, Monitor
+from sb3_trpo_ext.monitoring.monitor import SHARE, WARN, Finding, Monitor
 
 # Where a figure's range in ordinary runs is told, it is that of results/monitor_figures.csv (scripts/calibrate_monitors.py).
 
@@ -46,6 +47,7 @@ class AdvantageMonitor(Monitor):
         ten updates in which the overall one is less than half of it
     :param top_weight: TR603: share of the variance that the largest 1 % make
     :param verbose: as in SB3
+    :raises ValueError: for thresholds that nothing can be compared with
     """
 
     diagnostics = (Diagnostic.RESIDUALS, Diagnostic.TAILS)
@@ -60,6 +62,7 @@ class AdvantageMonitor(Monitor):
         verbose: int = 0,
     ):
         super().__init__(on_trouble, verbose)
+        self._check(*SHARE, level=level, bias=bias, time_bias=time_bias, top_weight=top_weight)
         self.level = level
         self.bias = bias
         self.time_bias = time_bias
@@ -128,9 +131,9 @@ class AdvantageMonitor(Monitor):
     def _significant_by_time(self, report: UpdateReport) -> dict[int, float]:
         """Shares of the bins that differ from the rest, each by its own test."""
         scores = dict(zip(report.td_time_starts, report.td_time_z, strict=True))
-        # Bonferroni: of the level each bin has its part.
-        least = -NormalDist().inv_cdf(self.level / (2.0 * max(1, len(scores))))
-        return {start: share for start, share in time_shares(report).items() if abs(scores[start]) > least}
+        # Two-sided, and by Bonferroni times the number of bins.
+        p_values = {start: len(scores) * math.erfc(abs(score) / math.sqrt(2.0)) for start, score in scores.items()}
+        return {start: share for start, share in time_shares(report).items() if p_values[start] < self.level}
 
 
 def bias_share(report: UpdateReport) -> float | None:

@@ -117,8 +117,7 @@ _KINDS = (
         "TR302",
         "saturated units",
         Severity.WARNING,
-        "A tenth or more of a layer's units are saturated: for every observation the activation is flat, so they don't "
-        "learn.",
+        "A tenth or more of a layer's units are saturated: for every observation the activation is flat, so they don't learn.",
         "Normalise observations (VecNormalize); a smaller critic learning rate; a smaller target_kl. (Some texts advise a "
         "larger trust region: large steps are what saturates units.)",
     ),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.monitoring.alarm import Evidence
-from sb3_trpo_ext.monitoring.monitor import WARN, Finding, Monitor
+from sb3_trpo_ext.monitoring.monitor import SHARE, WARN, Finding, Monitor
 
 Shares = dict[str, float]
 """By name of the layer."""
@@ -40,6 +40,7 @@ class DeadNeuronMonitor(Monitor):
     :param never_active: TR305: share of them that were dead before the first update and are still
     :param whole_layer: TR303, TR304: share of a layer's units that are dead or saturated, so that next to nothing is left
     :param verbose: as in SB3
+    :raises ValueError: for thresholds that nothing can be compared with
     """
 
     diagnostics = (Diagnostic.ACTIVITY,)
@@ -53,6 +54,7 @@ class DeadNeuronMonitor(Monitor):
         verbose: int = 0,
     ):
         super().__init__(on_trouble, verbose)
+        self._check(*SHARE, inactive=inactive, never_active=never_active, whole_layer=whole_layer)
         self.inactive = inactive
         self.never_active = never_active
         self.whole_layer = whole_layer

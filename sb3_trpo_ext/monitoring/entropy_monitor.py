@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from statistics import mean
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.monitor import WARN, Finding, Monitor
+from sb3_trpo_ext.monitoring.monitor import SHARE, WARN, Finding, Monitor
 
 # Where a figure's range in ordinary runs is told, it is that of results/monitor_figures.csv (scripts/calibrate_monitors.py).
 
@@ -32,6 +32,10 @@ GROWTH = 3.0
 """Ordinary: 1.0; three times the usual first std of 1 is beyond the bounds of most action spaces."""
 
 
+LEAST_NOISE = 0.8
+"""Of a Gaussian's samples with this std a fifth are outside [-1, 1]; growth from less is exploration, and clips nothing."""
+
+
 class EntropyMonitor(Monitor):
     """
     Watches the entropy.
@@ -41,8 +45,9 @@ class EntropyMonitor(Monitor):
     :param high_share: TR201: and their mean KL is at least this share of target_kl
     :param high_kl: TR201: or at least so many joint nats
     :param floor: TR202: share of the first exploration that is left
-    :param growth: TR203: the standard deviation is so many times the first one
+    :param growth: TR203: the standard deviation is so many times the first one, and at least 0.8
     :param verbose: as in SB3
+    :raises ValueError: for thresholds that nothing can be compared with
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class EntropyMonitor(Monitor):
         verbose: int = 0,
     ):
         super().__init__(on_trouble, verbose)
+        self._check(*SHARE, drop=drop, floor=floor)
+        self._check(high_share=high_share, high_kl=high_kl, growth=growth)
         self.drop = drop
         self.high_share = high_share
         self.high_kl = high_kl
@@ -98,7 +105,7 @@ class EntropyMonitor(Monitor):
             yield "TR201", {**evidence, "lost": lost, "updates": DROP_UPDATES, "kl_share": share, "kl_joint": kl}
         if now < self.floor * first:
             yield "TR202", evidence
-        if report.std is not None and now > self.growth * first:
+        if report.std is not None and now > self.growth * first and now >= LEAST_NOISE:
             yield "TR203", {**evidence, "std": report.std}
 
     def _lost(self, first: float) -> float | None:

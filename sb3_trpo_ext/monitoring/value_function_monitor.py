@@ -9,7 +9,7 @@ from statistics import mean, median
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import CriticStatus, Diagnostic
 from sb3_trpo_ext.monitoring.entropy_monitor import slope
-from sb3_trpo_ext.monitoring.monitor import WARN, WINDOW, Finding, Monitor
+from sb3_trpo_ext.monitoring.monitor import SHARE, WARN, WINDOW, Finding, Monitor
 
 # Where a figure's range in ordinary runs is told, it is that of results/monitor_figures.csv (scripts/calibrate_monitors.py).
 
@@ -41,6 +41,7 @@ class ValueFunctionMonitor(Monitor):
     :param fall: TR504: and the explained variance after the epochs fell by so much
     :param flattered: TR505: explained variance of V + A is by so much above that of finished episodes' returns
     :param verbose: as in SB3
+    :raises ValueError: for thresholds that nothing can be compared with
     """
 
     diagnostics = (Diagnostic.EPISODES,)
@@ -56,6 +57,9 @@ class ValueFunctionMonitor(Monitor):
         verbose: int = 0,
     ):
         super().__init__(on_trouble, verbose)
+        self._check(*SHARE, unconverged=unconverged)
+        self._check(rise=rise, fall=fall, flattered=flattered)
+        self._check(-math.inf, 1.0, least_explained=least_explained)
         self.unconverged = unconverged
         self.least_explained = least_explained
         self.rise = rise
