@@ -30,7 +30,7 @@ setup: $(READY)  ## make .venv with the pinned dependencies (again only if they 
 	test -f $@ || $(PYTHON) -m venv --clear .venv
 	rm -f $@
 	.venv/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[zoo,wandb,envs,bench,dev]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[zoo,wandb,doctor,envs,bench,dev]"
 	touch $@
 
 run: $(READY)  ## the main job: ENV=Hopper-v5 STEPS=100000 SEED=0

@@ -1,0 +1,1 @@
+"""Reads what a run has left behind, of ours or of sb3-contrib's TRPO: what is wrong with it, and what to try."""
