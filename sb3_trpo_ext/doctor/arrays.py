@@ -7,11 +7,11 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
-from sb3_trpo_ext.doctor.bounds import MAX_BYTES
+from sb3_trpo_ext.doctor.bounds import MAX_BYTES, is_file
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.monitoring.run_files import WIDTHS
 
@@ -20,6 +20,13 @@ MAX_MEMBERS = 20
 
 NUMBERS = "fiub"
 """Kinds of data that are numbers; objects would be pickles."""
+
+
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, SyntaxError),
+    *(NotImplementedError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error),
+)
+"""What zipfile, zlib and NumPy raise for a file that is not what its name says."""
 
 
 def read_histories(run: Run, folder: Path) -> dict[str, np.ndarray]:
@@ -33,7 +40,7 @@ def read_histories(run: Run, folder: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for name, width in WIDTHS.items():
         path = folder / name
-        array = _read(run, path, lambda path=path: _npy(path)) if path.is_file() else None
+        array = _read(run, path, _npy) if is_file(path) else None
         if array is None:
             continue
         if array.dtype != np.float32 or array.shape[1:] != ((width,) if width > 1 else ()):
@@ -50,7 +57,7 @@ def read_evaluations(run: Run, path: Path) -> None:
     :param run: gets the evaluations and findings
     :param path: ``evaluations.npz``
     """
-    arrays = _read(run, path, lambda: _npz(path))
+    arrays = _read(run, path, _npz)
     if arrays is None:
         return
     steps, results = arrays.get("timesteps"), arrays.get("results")
@@ -62,14 +69,15 @@ def read_evaluations(run: Run, path: Path) -> None:
             run.evaluations.append((float(step), float(value)))
 
 
-def _read(run: Run, path: Path, read: Callable[[], object]) -> object:
+Read = TypeVar("Read")
+
+
+def _read(run: Run, path: Path, read: Callable[[Path], Read]) -> Read | None:
     try:
-        return read()
-    except (OSError, ValueError, EOFError, KeyError, TypeError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+        return read(path)
+    except UNREADABLE as error:
         run.find("DR002", path, why=f"{error}" or type(error).__name__)
-    except (zlib.error, SyntaxError, MemoryError, OverflowError, AttributeError, IndexError) as error:
-        run.find("DR002", path, why=f"{type(error).__name__}: {error}")
-    return None
+        return None
 
 
 def _npy(path: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from sb3_trpo_ext.doctor.bounds import MAX_TEXT, Lines, clean, is_file
 from sb3_trpo_ext.doctor.finding import Evidence, Finding
@@ -121,7 +122,7 @@ def _header(path: Path, content: Any) -> DumpHeader | None:
     if not isinstance(content, dict):
         return None
     update, steps, reasons, error = (content.get(name) for name in ("n_updates", "num_timesteps", "reasons", "error"))
-    if not (_is_count(update) and _is_count(steps) and isinstance(reasons, list)):
+    if not _is_count(update) or not _is_count(steps) or not isinstance(reasons, list):
         return None
     told = tuple(clean(reason, 60) for reason in reasons[:10] if isinstance(reason, str))
     return DumpHeader(path, update, steps, told, clean(error) if isinstance(error, str) else None)
@@ -136,13 +137,20 @@ def dump_findings(dumps: list[DumpHeader], last_update: int) -> Iterator[Finding
     :yields: a run that died; a dump that no alarm has caused
     """
     for dump in dumps:
-        since = {"since_update": dump.n_updates, "since_steps": dump.num_timesteps, "replay": dump.replay}
+        told: Evidence = {"reasons": ", ".join(dump.reasons) or "none told"}
+        found = Finding("DR010", told, since_update=dump.n_updates, since_steps=dump.num_timesteps, replay=dump.replay)
         if DIED in dump.reasons:
-            went_on = last_update > dump.n_updates
-            evidence: Evidence = {"error": dump.error or "none told", **({"went_on_to_update": last_update} if went_on else {})}
-            yield Finding("DR006", evidence, milder=Severity.INFO if went_on else None, **since)
+            yield _death(dump, found, last_update)
         elif not any(reason.removeprefix("alarm ") in ALARMS for reason in dump.reasons):
-            yield Finding("DR010", {"reasons": ", ".join(dump.reasons) or "none told"}, **since)
+            yield found
+
+
+def _death(dump: DumpHeader, found: Finding, last_update: int) -> Finding:
+    evidence: Evidence = {"error": dump.error or "none told"}
+    if last_update > dump.n_updates:
+        evidence["went_on_to_update"] = last_update
+        return dataclasses.replace(found, code="DR006", evidence=evidence, milder=Severity.INFO)
+    return dataclasses.replace(found, code="DR006", evidence=evidence)
 
 
 def _json(text: str) -> Any:
@@ -152,5 +160,5 @@ def _json(text: str) -> Any:
         return None
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_INTEGER

@@ -69,12 +69,14 @@ def _show(finding: Finding, console: Console) -> None:
         "evidence": finding.numbers,
         "since": finding.since,
         "try": kind.remedy,
-        "replay": finding.replay or "",
     }
     for name, text in rows.items():
         if text:
             line = Text.assemble((f"{name}: " if name else "", "dim"), text)
-            console.print(Padding(line, (0, 0, 0, INDENT)), soft_wrap=name == "replay")
+            console.print(Padding(line, (0, 0, 0, INDENT)))
+    if finding.replay:
+        # Whole, to be copied: a terminal breaks it where it must.
+        console.print(Text.assemble(" " * INDENT, ("replay: ", "dim"), finding.replay), soft_wrap=True)
 
 
 def as_json(runs: list[Run]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from sb3_trpo_ext.doctor.bounds import MAX_SMALL, is_file
+from sb3_trpo_ext.doctor.reports import LARGEST_INTEGER
 from sb3_trpo_ext.doctor.run import Run
 
 FILES = ("args.yml", "config.yml")
@@ -16,13 +17,13 @@ FILES = ("args.yml", "config.yml")
 ORDERED = "tag:yaml.org,2002:python/object/apply:collections.OrderedDict"
 """The one tag that the Zoo's files carry, and the one that is understood."""
 
-WANTED: dict[str, type | tuple[type, ...]] = {
-    "env": str,
-    "algo": str,
+WANTED: dict[str, tuple[type, ...]] = {
+    "env": (str,),
+    "algo": (str,),
     "target_kl": (int, float),
-    "kl_reduction": str,
+    "kl_reduction": (str,),
     "n_timesteps": (int, float),
-    "seed": int,
+    "seed": (int,),
 }
 """Settings that the doctor makes use of."""
 
@@ -70,7 +71,9 @@ def read_settings(run: Run, folder: Path) -> None:
 def _take(run: Run, settings: dict[Any, Any], overwrite: bool) -> None:
     for name, kind in WANTED.items():
         value = settings.get(name)
-        # args.yml says -1 where the configuration decides.
-        if isinstance(value, kind) and not isinstance(value, bool) and not (name == "n_timesteps" and value < 0):
-            if overwrite or name not in run.settings:
-                run.settings[name] = value
+        if not isinstance(value, kind) or isinstance(value, bool):
+            continue
+        if isinstance(value, int | float) and not 0 < value < LARGEST_INTEGER and name != "seed":
+            continue  # args.yml says -1 where the configuration decides
+        if overwrite or name not in run.settings:
+            run.settings[name] = value
