@@ -67,6 +67,7 @@ class Plot:
     :param axis: of the figures
     :param traces: what is drawn of a run
     :param log: whether the axis is logarithmic
+    :param span: from all values to the ends of the axis; None: plotly's own
     """
 
     key: str
@@ -75,6 +76,7 @@ class Plot:
     axis: str
     traces: Callable[[Run, Look], Iterator[go.Scatter]]
     log: bool = False
+    span: Callable[[list[float]], list[float]] | None = None
 
 
 def figure(plot: Plot, runs: list[Run]) -> go.Figure | None:
@@ -88,12 +90,14 @@ def figure(plot: Plot, runs: list[Run]) -> go.Figure | None:
     traces = [trace for run, look in zip(runs, _looks(runs), strict=True) for trace in plot.traces(run, look)]
     if not traces:
         return None
-    axis = {
+    axis: dict[str, Any] = {
         "title": {"text": plot.axis},
         "type": "log" if plot.log else "linear",
         "automargin": True,
         "exponentformat": "power",
     }
+    if plot.span is not None:
+        axis["range"] = plot.span([value for trace in traces for value in trace.y])
     return go.Figure(
         traces,
         {
@@ -228,22 +232,36 @@ def _layers(run: Run, look: Look) -> Iterator[go.Scatter]:
 
 def _advantages(run: Run, look: Look) -> Iterator[go.Scatter]:
     bands = (("min", "max", 0.10), ("q05", "q95", 0.25)) if look.alone else (("q05", "q95", 0.15),)
-    names = {"min": "minimum", "max": "maximum", "q05": "5 %", "q95": "95 %"}
+    names = {"min": "minimum", "max": "to the maximum", "q05": "5 %", "q95": "to 95 %"}
     for low, high, opacity in bands:
         edge = {"color": look.faint(0.5), "width": 0.6}
         area = {"fill": "tonexty", "fillcolor": look.faint(opacity)}
-        yield from _curve(run, f"advantage_{low}", names[low], look, line=edge)
+        yield from _curve(run, f"advantage_{low}", names[low], look, line=edge, showlegend=False)
         yield from _curve(run, f"advantage_{high}", names[high], look, line=edge, **area)
     yield from _curve(run, "advantage_q50", "median", look)
     if look.alone:
         yield from _curve(run, "advantage_mean", "mean", look, "dot")
 
 
+def _from_zero(values: list[float]) -> list[float]:
+    return [0.0, 1.1 * max([*values, 1e-12])]
+
+
+def _units(values: list[float]) -> list[float]:
+    """A curve that is zero throughout would stand in the middle."""
+    return [-0.002, 1.1 * max([*values, 0.1])]
+
+
+def _share(values: list[float]) -> list[float]:
+    """What is worse than -1 is bad, however bad; hovering tells."""
+    return [max(-1.0, min(values)) - 0.05, 1.05]
+
+
 PLOTS = (
     Plot(
         "return",
         "Return, and where trouble began",
-        "Triangles: the monitors' alarms. Touch one to read it.",
+        "Triangles: alarms, to be hovered over; at zero where the files hold no returns.",
         "return",
         _returns,
     ),
@@ -253,6 +271,7 @@ PLOTS = (
         "In joint nats; of sb3-contrib's runs in its own unit, the mean over action dimensions. Zero: no step was taken.",
         "KL (nats)",
         _kl,
+        span=_from_zero,
     ),
     Plot("entropy", "Entropy", "How much the policy still explores.", "nats, or std", _entropy),
     Plot("gain", "Gain of conjugate gradient", "What the quadratic model promises of the direction.", "gain", _gain, log=True),
@@ -263,8 +282,16 @@ PLOTS = (
         "1: the critic knows the returns; 0: no better than a constant.",
         "share",
         _explained,
+        span=_share,
     ),
     Plot("loss", "Value loss", "Of the whole batch.", "loss", _loss, log=True),
-    Plot("layers", "Dead and saturated units per layer", "Share of units through which nothing passes.", "share", _layers),
+    Plot(
+        "layers",
+        "Dead and saturated units per layer",
+        "Share of units through which nothing passes.",
+        "share",
+        _layers,
+        span=_units,
+    ),
     Plot("advantages", "Advantages", "Raw, before they are normalised.", "advantage", _advantages),
 )

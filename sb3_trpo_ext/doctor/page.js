@@ -40,7 +40,7 @@
   const draw = () => Promise.all(Object.entries(figures).map(([key, figure]) => {
     const place = document.getElementById(`plot-${key}`);
     const config = { responsive: true, displaylogo: false, displayModeBar: touch.matches ? true : "hover",
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
+      modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
     return Plotly.react(place, figure.data, layout(figure, place), config);
   })).then(() => { document.body.dataset.drawn = String(Object.keys(figures).length); });
 
