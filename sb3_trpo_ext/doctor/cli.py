@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     if missing:
         print(f"sb3_trpo_ext doctor: {missing[0]} is no folder", file=sys.stderr)
         return MISUSE
-    runs = [run for folder in args.folders for run in runs_below(folder)]
+    runs = [run for folder in args.folders for run in runs_below(folder, args.target_kl)]
     if args.html is not None and not _write_page(runs, args.html):
         return MISUSE
     if args.json:
@@ -58,7 +59,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("folders", type=Path, nargs="+", metavar="LOGDIR", help="a run's folder, or one with runs below it")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the findings and plots of all runs")
-    return parser.parse_args(arguments)
+    parser.add_argument("--target-kl", type=float, metavar="δ", help="of runs whose files don't say (TensorBoard's, CSV)")
+    args = parser.parse_args(arguments)
+    if args.target_kl is not None and not 0.0 < args.target_kl < math.inf:
+        parser.error(f"--target-kl {args.target_kl} is impossible: it must be positive")
+    return args
 
 
 def _write_page(runs: list[Run], path: Path) -> bool:

@@ -19,18 +19,19 @@ ASIDE = "previous_"
 """What a run that goes on has put aside."""
 
 
-def runs_below(folder: Path) -> Iterator[Run]:
+def runs_below(folder: Path, target_kl: float | None = None) -> Iterator[Run]:
     """
     Read every run below a folder; without any, the folder itself, with that finding.
 
     :param folder: a run's folder, the Zoo's logs, a folder of TensorBoard files
+    :param target_kl: of runs whose files don't say
     :yields: runs, by name
     """
     places = _places(folder)
     for place, events in list(places.items())[:MAX_RUNS]:
-        yield read_run(place, events)
+        yield read_run(place, events, target_kl)
     if not places:
-        yield read_run(folder)
+        yield read_run(folder, target_kl=target_kl)
 
 
 def _places(folder: Path) -> dict[Path, list[Path]]:

@@ -87,7 +87,7 @@ _KINDS = (
         "target_kl unknown",
         Severity.INFO,
         "These files don't say what target_kl was, so the KL is judged against nothing.",
-        "Give the Zoo's folder (its config.yml says it), or train with sb3_trpo_ext.",
+        "Say it: --target-kl; or train with sb3_trpo_ext, whose record holds it.",
     ),
 )
 

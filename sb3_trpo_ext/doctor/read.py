@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from sb3_trpo_ext.doctor.points import layers_of, point_of
 from sb3_trpo_ext.doctor.recorder_files import DumpHeader, dump_findings, read_alarms, read_dumps
 from sb3_trpo_ext.doctor.reports import read_reports
 from sb3_trpo_ext.doctor.run import OURS, Run
-from sb3_trpo_ext.doctor.tables import CONTRIB_TARGET_KL, Joined, updates_in
+from sb3_trpo_ext.doctor.tables import CONTRIB_TARGET_KL, STAND_INS, Joined, Row, updates_in
 from sb3_trpo_ext.doctor.zoo_files import FILES, read_settings
 from sb3_trpo_ext.monitoring.run_files import ALARMS_NAME, CSV_NAME, RECORD_NAME, SPARE_CSV_NAME, WIDTHS
 
@@ -64,12 +65,13 @@ def is_record(path: Path) -> bool:
     return path.name in names or path.name.endswith(f".{MONITOR}") or path.name.startswith(EVENTS)
 
 
-def read_run(folder: Path, events: Iterable[Path] = ()) -> Run:
+def read_run(folder: Path, events: Iterable[Path] = (), target_kl: float | None = None) -> Run:
     """
     Read everything that a run has left.
 
     :param folder: its folder
     :param events: event files elsewhere that are its
+    :param target_kl: its target_kl, if its files don't say
     :return: what is known, the findings worst first
     """
     run = Run(folder)
@@ -78,6 +80,8 @@ def read_run(folder: Path, events: Iterable[Path] = ()) -> Run:
     for place in (folder, *folders):
         if any(is_file(place / name) for name in FILES):
             read_settings(run, place)
+    if target_kl is not None:
+        run.settings.setdefault("target_kl", target_kl)
     try:
         _read_files(run, names, [*(path for path in files if path.name.startswith(EVENTS)), *events])
         dumps = read_dumps(run, folder / DUMPS) if (folder / DUMPS).is_dir() else []
@@ -92,12 +96,10 @@ def _read_files(run: Run, names: dict[str, Path], events: list[Path]) -> None:
     if RECORD_NAME in names:
         run.algorithm = OURS
         _examine(run, read_reports(run, names[RECORD_NAME]), target_known=True)
-    joined = Joined(run)
-    for name in (SPARE_CSV_NAME, CSV_NAME):
-        if name in names:
-            _rows(run, read_rows(run, names[name]), joined)
+    for path in (names[name] for name in (SPARE_CSV_NAME, CSV_NAME) if name in names):
+        _rows(run, partial(read_rows, path=path))
     if events:
-        _rows(run, read_events(run, events), Joined(run))
+        _rows(run, partial(read_events, paths=events))
     monitors = [path for name, path in names.items() if name == MONITOR or name.endswith(f".{MONITOR}")]
     if monitors:
         # Every episode, where the loggers have means at every rollout.
@@ -111,25 +113,35 @@ def _read_files(run: Run, names: dict[str, Path], events: list[Path]) -> None:
         _take_histories(run, histories)
 
 
-def _rows(run: Run, rows: Iterator[dict[str, float | str]], joined: Joined) -> None:
-    """Rows are looked at for returns in any case, and for updates unless a better record was there."""
-    updates = updates_in(run, rows, joined)
-    if run.points.seen:
-        algorithm = run.algorithm
-        for _ in updates:
-            pass
-        run.algorithm = algorithm
-    else:
-        target = run.settings.get("target_kl")
-        if target is None and run.settings.get("algo") == "trpo":
-            run.settings["target_kl"] = target = CONTRIB_TARGET_KL
-        _examine(run, updates, target_known=target is not None)
-        if run.points.seen and target is None:
-            run.find("DR011")
-    if joined.not_finite:
+def _rows(run: Run, rows_of: Callable[[Run], Iterator[Row]]) -> None:
+    """Take from a logger's rows what no better file has told; what is wrong with it is told in any case."""
+    told = Run(run.path, run.algorithm, run.settings)
+    joined = Joined(told)
+    target = run.settings.get("target_kl")
+    if target is None and run.settings.get("algo") == "trpo":
+        run.settings["target_kl"] = target = CONTRIB_TARGET_KL
+    _examine(told, updates_in(told, rows_of(told), joined), target_known=target is not None)
+    if joined.not_finite and all(finding.code != "DR008" for finding in run.findings):
         update, steps = min(joined.not_finite.values())
         keys = ", ".join(sorted(joined.not_finite)[:6])
         run.findings.append(Finding("DR008", {"keys": keys}, since_update=update, since_steps=steps))
+    if told.algorithm != OURS:
+        told.findings = [_without_stand_ins(finding) for finding in told.findings]
+    if told.points.seen and not run.points.seen:
+        run.points, run.algorithm, run.starts, run.n_updates = told.points, told.algorithm, told.starts, told.n_updates
+        run.findings += told.findings
+        if target is None:
+            run.find("DR011")
+    else:
+        run.findings += [finding for finding in told.findings if finding.file is not None]
+    run.returns = run.returns if run.returns.seen else told.returns
+    run.evaluations = run.evaluations if run.evaluations.seen else told.evaluations
+    run.num_timesteps = max(run.num_timesteps, told.num_timesteps)
+
+
+def _without_stand_ins(finding: Finding) -> Finding:
+    evidence = {name: value for name, value in finding.evidence.items() if name not in STAND_INS and value != "none"}
+    return dataclasses.replace(finding, evidence=evidence)
 
 
 def _examine(run: Run, reports: Iterable[UpdateReport], target_known: bool) -> None:

@@ -30,6 +30,9 @@ RETURN = "rollout/ep_rew_mean"
 EVALUATION = "eval/mean_reward"
 OURS_ONLY = "train/kl_joint"
 
+STAND_INS = frozenset({"cg_damping", "kl_max", "kl_joint", "critic_epochs", "enforced"})
+"""Evidence that may rest on a figure that sb3-contrib does not log."""
+
 CONTRIB_TARGET_KL = 0.01
 """sb3-contrib's default."""
 
@@ -138,8 +141,7 @@ def _fields(row: Row, number: int, steps: int, settings: dict[str, Any]) -> dict
         value = _finite(known.get(key))
         if value is not None and name != "accepted":
             fields[name] = int(value) if name in _COUNTS else value
-    status, kl = _status(known), fields.get("kl", 0.0)
-    critic = CriticStatus.NON_FINITE if "train/value_loss" in row.keys() - known.keys() else CriticStatus.NOT_RUN
+    status, kl, critic = _status(known), fields.get("kl", 0.0), CriticStatus.NOT_RUN
     told = {"value_loss_after": fields.get("value_loss"), "explained_variance_after": fields.get("explained_variance")}
     neutral = {
         **dict.fromkeys(("numerics_version", "updates_skipped", "n_samples", "fisher_products", "critic_epochs"), 0),
