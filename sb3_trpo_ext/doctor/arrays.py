@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TypeVar
@@ -20,13 +19,6 @@ MAX_MEMBERS = 20
 
 NUMBERS = "fiub"
 """Kinds of data that are numbers; objects would be pickles."""
-
-
-UNREADABLE = (
-    *(OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, SyntaxError),
-    *(NotImplementedError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error),
-)
-"""What zipfile, zlib and NumPy raise for a file that is not what its name says."""
 
 
 def read_histories(run: Run, folder: Path) -> dict[str, np.ndarray]:
@@ -75,8 +67,8 @@ Read = TypeVar("Read")
 def _read(run: Run, path: Path, read: Callable[[Path], Read]) -> Read | None:
     try:
         return read(path)
-    except UNREADABLE as error:
-        run.find("DR002", path, why=f"{error}" or type(error).__name__)
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds for a file that is not what it says
+        run.find("DR002", path, why=f"{type(error).__name__}: {error}")
         return None
 
 

@@ -33,6 +33,9 @@ OURS_ONLY = "train/kl_joint"
 STAND_INS = frozenset({"cg_damping", "kl_max", "kl_joint", "critic_epochs", "enforced"})
 """Evidence that may rest on a figure that sb3-contrib does not log."""
 
+SMALLEST_KL = 1e-12
+"""The monitors divide by a KL of the worst state; in float32 sb3-contrib's mean may be zero."""
+
 CONTRIB_TARGET_KL = 0.01
 """sb3-contrib's default."""
 
@@ -146,7 +149,7 @@ def _fields(row: Row, number: int, steps: int, settings: dict[str, Any]) -> dict
     neutral = {
         **dict.fromkeys(("numerics_version", "updates_skipped", "n_samples", "fisher_products", "critic_epochs"), 0),
         **dict.fromkeys(("cg_precision", "cg_preconditioner", "fisher_rung"), "unknown"),
-        **{"kl": kl, "kl_joint": kl, "kl_max": kl, "kl_reverse": kl, "surrogate_improvement": 0.0},
+        **{"kl": kl, "kl_joint": kl, "kl_max": max(kl, SMALLEST_KL), "kl_reverse": kl, "surrogate_improvement": 0.0},
         **{"cg_damping": 0.0, "next_damping": 0.0, "kl_reduction": str(settings.get("kl_reduction") or "mean")},
         "target_kl": _finite(settings.get("target_kl")) or CONTRIB_TARGET_KL,
     }
