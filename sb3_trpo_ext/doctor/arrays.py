@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,9 @@ Read = TypeVar("Read")
 
 def _read(run: Run, path: Path, read: Callable[[Path], Read]) -> Read | None:
     try:
-        return read(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's, of files that Python 2 might have written
+            return read(path)
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds for a file that is not what it says
         run.find("DR002", path, why=f"{type(error).__name__}: {error}")
         return None
