@@ -15,6 +15,9 @@ from sb3_trpo_ext.doctor.finding import VERDICTS, Finding, exit_code
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.text import summary, verdict
 
+PAGE_NAME = "report.html"
+"""In a run's folder."""
+
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """What a browser lets the page do: nothing beyond what it holds."""
 

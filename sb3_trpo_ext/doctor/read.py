@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -173,8 +174,8 @@ def _take_histories(run: Run, histories: dict[str, np.ndarray]) -> None:
         point = {"update": float(update + 1), "steps": float(update + 1)}
         for name, history in histories.items():
             if update < len(history):
-                values = np.atleast_1d(history[update]).astype(float)
-                point |= {key: float(v) for key, v in zip(columns[name], values, strict=True) if np.isfinite(v)}
+                values = np.atleast_1d(history[update]).tolist()
+                point |= {key: v for key, v in zip(columns[name], values, strict=True) if math.isfinite(v)}
         run.points.append(point)
     run.n_updates = run.points.seen
 

@@ -67,7 +67,7 @@ class Run:
 
         :param code: of ``finding.KINDS``
         :param file: which file
-        :param evidence: numbers, or short texts
+        :param **evidence: numbers, or short texts
         """
         where = None if file is None else clean(self.relative(file))
         shown: Evidence = {name: clean(value) if isinstance(value, str) else value for name, value in evidence.items()}
