@@ -11,12 +11,11 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from sb3_trpo_ext.doctor import SUMMARY
 from sb3_trpo_ext.doctor.discover import runs_below
 from sb3_trpo_ext.doctor.finding import exit_code
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.text import as_json, show
-
-SUMMARY = "say what is wrong with a run, and what to try"
 
 MISUSE = 3
 """Exit code of a command line that can't be run: 2 is a critical finding."""

@@ -34,6 +34,10 @@ def runs_below(folder: Path, target_kl: float | None = None) -> Iterator[Run]:
         yield read_run(folder, target_kl=target_kl)
 
 
+def _is_no_place(name: str) -> bool:
+    return name == DUMPS or name.startswith((ASIDE, "."))
+
+
 def _places(folder: Path) -> dict[Path, list[Path]]:
     """Folders of runs, and event files that lie below such a one, which are its."""
     found: dict[Path, list[Path]] = {}
@@ -51,7 +55,5 @@ def _places(folder: Path) -> dict[Path, list[Path]]:
             found[place] = []
             owner = place
         if depth < MAX_DEPTH:
-            waiting += [
-                (below, depth + 1, owner) for below in folders if below.name != DUMPS and not below.name.startswith(ASIDE)
-            ]
+            waiting += [(below, depth + 1, owner) for below in folders if not _is_no_place(below.name)]
     return dict(sorted(found.items()))

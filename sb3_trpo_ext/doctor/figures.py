@@ -6,54 +6,17 @@ import html
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import plotly.graph_objects as go
 
 from sb3_trpo_ext.doctor.finding import KINDS
-from sb3_trpo_ext.doctor.run import Point, Run
+from sb3_trpo_ext.doctor.looks import COLOURS, Look, curve, looks_of
+from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.monitoring.alarms import Severity
-
-COLOURS = ("#3d85c8", "#e07b16", "#2a9d6f", "#a463c9", "#c94f6d", "#3aa6b9", "#8d7a3b", "#7a7f87")
-"""Of runs, or of the layers of one: told apart on white and on black."""
 
 ALARM_COLOURS = {Severity.CRITICAL: "#e5484d", Severity.WARNING: "#d9a400", Severity.INFO: "#8b8d98"}
 DASHES = ("solid", "dash", "dot", "dashdot")
-
-
-@dataclass(frozen=True)
-class Look:
-    """
-    How a run is drawn.
-
-    :param name: what it is called, with HTML's letters escaped: plotly shows HTML
-    :param colour: its own
-    :param alone: whether it is the only run of the page
-    """
-
-    name: str
-    colour: str
-    alone: bool
-
-    def called(self, what: str) -> str:
-        """
-        Name a curve.
-
-        :param what: what it shows
-        :return: with the run's name, where there are several
-        """
-        return what if self.alone else f"{self.name}: {what}"
-
-    def faint(self, opacity: float) -> str:
-        """
-        Give the colour of an area.
-
-        :param opacity: in [0, 1]
-        :return: as CSS
-        """
-        red, green, blue = (int(self.colour[place : place + 2], 16) for place in (1, 3, 5))
-        return f"rgba({red},{green},{blue},{opacity})"
 
 
 @dataclass(frozen=True)
@@ -87,7 +50,7 @@ def figure(plot: Plot, runs: list[Run]) -> go.Figure | None:
     :param runs: of whom
     :return: the figure; None if no run has anything to show in it
     """
-    traces = [trace for run, look in zip(runs, _looks(runs), strict=True) for trace in plot.traces(run, look)]
+    traces = [trace for run, look in zip(runs, looks_of(runs), strict=True) for trace in plot.traces(run, look)]
     if not traces:
         return None
     axis: dict[str, Any] = {
@@ -109,31 +72,6 @@ def figure(plot: Plot, runs: list[Run]) -> go.Figure | None:
             "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
             "showlegend": True,
         },
-    )
-
-
-def _looks(runs: list[Run]) -> list[Look]:
-    names = [html.escape(run.name) for run in runs]
-    unique = [name if names.count(name) == 1 else f"{number}. {name}" for number, name in enumerate(names, 1)]
-    return [Look(name, colour, len(runs) == 1) for name, colour in zip(unique, cycle(COLOURS), strict=False)]
-
-
-def _curve(run: Run, key: str, name: str, look: Look, dash: str = "solid", **style: Any) -> Iterator[go.Scatter]:
-    points = [point for point in run.points.values() if key in point]
-    if points:
-        yield _line(points, key, look.called(name), look.colour, dash, **style)
-
-
-def _line(points: list[Point], key: str, name: str, colour: str, dash: str, **style: Any) -> go.Scatter:
-    few = len(points) < 3
-    return go.Scatter(
-        x=[point["steps"] for point in points],
-        y=[point[key] for point in points],
-        customdata=[int(point["update"]) for point in points],
-        hovertemplate="%{y:.4g} (update %{customdata})",
-        name=name,
-        mode="lines+markers" if few else "lines",
-        **{"line": {"color": colour, "dash": dash, "width": 1.8}, **style},
     )
 
 
@@ -182,36 +120,36 @@ def _alarms(run: Run, look: Look, shown: list[tuple[float, float]]) -> Iterator[
 
 
 def _kl(run: Run, look: Look) -> Iterator[go.Scatter]:
-    yield from _curve(run, "kl_joint", "KL of the step", look)
-    yield from _curve(run, "target_kl", "δ", look, "dash")
+    yield from curve(run, "kl_joint", "KL of the step", look)
+    yield from curve(run, "target_kl", "δ", look, "dash")
 
 
 def _entropy(run: Run, look: Look) -> Iterator[go.Scatter]:
-    entropies = list(_curve(run, "entropy", "entropy (nats)", look))
+    entropies = list(curve(run, "entropy", "entropy (nats)", look))
     # sb3-contrib logs the standard deviation of a Gaussian, and no entropy.
-    yield from entropies or _curve(run, "std", "standard deviation", look, "dot")
+    yield from entropies or curve(run, "std", "standard deviation", look, "dot")
 
 
 def _gain(run: Run, look: Look) -> Iterator[go.Scatter]:
-    yield from _curve(run, "cg_gain", "gain of the solve", look)
+    yield from curve(run, "cg_gain", "gain of the solve", look)
 
 
 def _damping(run: Run, look: Look) -> Iterator[go.Scatter]:
-    yield from _curve(run, "cg_damping", "damping λ", look)
+    yield from curve(run, "cg_damping", "damping λ", look)
 
 
 def _explained(run: Run, look: Look) -> Iterator[go.Scatter]:
-    yield from _curve(run, "explained_variance", "explained variance", look)
-    yield from _curve(run, "explained_variance_mc", "of finished episodes' returns", look, "dot")
+    yield from curve(run, "explained_variance", "explained variance", look)
+    yield from curve(run, "explained_variance_mc", "of finished episodes' returns", look, "dot")
 
 
 def _loss(run: Run, look: Look) -> Iterator[go.Scatter]:
-    told = list(_curve(run, "value_loss_before", "before the epochs", look, "dot"))
+    told = list(curve(run, "value_loss_before", "before the epochs", look, "dot"))
     yield from told
     if told:
-        yield from _curve(run, "value_loss_after", "after them", look)
+        yield from curve(run, "value_loss_after", "after them", look)
     else:
-        yield from _curve(run, "value_loss", "value loss", look)
+        yield from curve(run, "value_loss", "value loss", look)
 
 
 def _layers(run: Run, look: Look) -> Iterator[go.Scatter]:
@@ -236,11 +174,11 @@ def _advantages(run: Run, look: Look) -> Iterator[go.Scatter]:
     for low, high, opacity in bands:
         edge = {"color": look.faint(0.5), "width": 0.6}
         area = {"fill": "tonexty", "fillcolor": look.faint(opacity)}
-        yield from _curve(run, f"advantage_{low}", names[low], look, line=edge, showlegend=False)
-        yield from _curve(run, f"advantage_{high}", names[high], look, line=edge, **area)
-    yield from _curve(run, "advantage_q50", "median", look)
+        yield from curve(run, f"advantage_{low}", names[low], look, line=edge, showlegend=False)
+        yield from curve(run, f"advantage_{high}", names[high], look, line=edge, **area)
+    yield from curve(run, "advantage_q50", "median", look)
     if look.alone:
-        yield from _curve(run, "advantage_mean", "mean", look, "dot")
+        yield from curve(run, "advantage_mean", "mean", look, "dot")
 
 
 def _from_zero(values: list[float]) -> list[float]:

@@ -23,7 +23,7 @@ from sb3_trpo_ext.doctor.points import layers_of, point_of
 from sb3_trpo_ext.doctor.recorder_files import DumpHeader, dump_findings, read_alarms, read_dumps
 from sb3_trpo_ext.doctor.reports import read_reports
 from sb3_trpo_ext.doctor.run import OURS, Run
-from sb3_trpo_ext.doctor.tables import CONTRIB_TARGET_KL, STAND_INS, Joined, Row, updates_in
+from sb3_trpo_ext.doctor.tables import STAND_INS, Joined, Row, updates_in
 from sb3_trpo_ext.doctor.zoo_files import FILES, read_settings
 from sb3_trpo_ext.monitoring.run_files import ALARMS_NAME, CSV_NAME, RECORD_NAME, SPARE_CSV_NAME, WIDTHS
 
@@ -119,8 +119,6 @@ def _rows(run: Run, rows_of: Callable[[Run], Iterator[Row]]) -> None:
     told = Run(run.path, run.algorithm, run.settings)
     joined = Joined(told)
     target = run.settings.get("target_kl")
-    if target is None and run.settings.get("algo") == "trpo":
-        run.settings["target_kl"] = target = CONTRIB_TARGET_KL
     _examine(told, updates_in(told, rows_of(told), joined), target_known=target is not None)
     if joined.not_finite and all(finding.code != "DR008" for finding in run.findings):
         update, steps = min(joined.not_finite.values())

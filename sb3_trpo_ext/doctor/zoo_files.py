@@ -11,8 +11,9 @@ import yaml
 from sb3_trpo_ext.doctor.bounds import MAX_SMALL, is_file
 from sb3_trpo_ext.doctor.reports import LARGEST_INTEGER
 from sb3_trpo_ext.doctor.run import Run
+from sb3_trpo_ext.doctor.tables import CONTRIB_TARGET_KL
 
-FILES = ("args.yml", "config.yml")
+ARGUMENTS, CONFIGURATION = FILES = ("args.yml", "config.yml")
 
 ORDERED = "tag:yaml.org,2002:python/object/apply:collections.OrderedDict"
 """The one tag that the Zoo's files carry, and the one that is understood."""
@@ -65,7 +66,10 @@ def read_settings(run: Run, folder: Path) -> None:
             problem = getattr(error, "problem", None) or error
             run.find("DR002", path, why=f"{problem}")
             continue
-        _take(run, settings, overwrite=name == "args.yml")
+        _take(run, settings, overwrite=name == ARGUMENTS)
+        if name == CONFIGURATION and run.settings.get("algo") == "trpo":
+            # What a configuration that could be read does not name has its default.
+            run.settings.setdefault("target_kl", CONTRIB_TARGET_KL)
 
 
 def _take(run: Run, settings: dict[Any, Any], overwrite: bool) -> None:

@@ -109,6 +109,16 @@ def test_it_is_a_command_of_the_package_and_needs_no_zoo(ours: Runs, capsys: pyt
     assert "doctor          what it does" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("module", ["tensorboard", "yaml", "rich"])
+def test_without_its_packages_it_says_which(module: str) -> None:
+    script = "import runpy; sys.argv = ['x', 'doctor', '.']; runpy.run_module('sb3_trpo_ext', run_name='__main__')"
+    blocked = f"import sb3_trpo_ext, sys; [sys.modules.pop(n) for n in list(sys.modules) if n.split('.')[0] == {module!r}]; "
+    blocked += f"sys.modules[{module!r}] = None; {script}"
+    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False)
+    assert done.returncode == MISUSE
+    assert f"The doctor needs {module}" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_zoos_folders_of_ours_and_of_sb3_contrib(capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--env", "CartPole-v1", "-n", "6144", "--eval-freq", "1000", "--verbose", "0", "--num-threads", "1"]

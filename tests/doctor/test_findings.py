@@ -125,6 +125,20 @@ def test_figures_that_are_not_finite_are_critical(tmp_path: Path) -> None:
     assert [finding.code for finding in run.findings].count("DR008") == 1
 
 
+def test_the_zoos_configuration_tells_what_target_kl_was(tmp_path: Path) -> None:
+    train_contrib(tmp_path / "run", 13, **CONTRIB["TR105"][1])
+    (tmp_path / "run" / "args.yml").write_text("algo: trpo\nn_timesteps: -1\nenv: Small-v0")
+    assert [finding.code for finding in read_run(tmp_path / "run").findings] == ["DR011"]
+    # The default, where a configuration that is there does not name it.
+    (tmp_path / "run" / "config.yml").write_text("n_timesteps: 1.0e+4")
+    run = read_run(tmp_path / "run")
+    assert [finding.code for finding in run.findings] == ["TR105", "DR009"]
+    assert run.findings[1].evidence == {"steps": 13 * 256, "of": 10_000}
+    assert run.environment == "Small-v0"
+    (tmp_path / "run" / "config.yml").write_text("target_kl: 1.0e-7")
+    assert read_run(tmp_path / "run").findings == []
+
+
 # ---------------------------------------------------------------- the recorder, and thresholds of one's own
 
 
