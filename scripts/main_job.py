@@ -267,6 +267,7 @@ def diagnose(run: Run, console: Console) -> None:
     :param console: where to
     """
     examined = read_run(run.folder)
+    console.print()
     console.rule("Doctor", align="left", style="none")
     console.print(verdict(examined))
     for finding in examined.findings:

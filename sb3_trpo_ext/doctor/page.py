@@ -67,7 +67,7 @@ def page(runs: list[Run]) -> str:
             "</main>",
         ]
     )
-    scripts = f"<script>{get_plotlyjs()}</script>{_data(drawn)}<script>{_resource('page.js')}</script>"
+    scripts = f"<script>{get_plotlyjs()}</script>{data_script(drawn)}<script>{_resource('page.js')}</script>"
     return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{body}{scripts}</body></html>\n'
 
 
@@ -75,8 +75,13 @@ def _resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _data(figures: dict[str, object]) -> str:
-    """As a script that is no script: nothing in it can end it."""
+def data_script(figures: dict[str, object]) -> str:
+    """
+    Put data into a script that is no script, and that nothing in it can end.
+
+    :param figures: JSON's values
+    :return: HTML
+    """
     text = json.dumps(figures, allow_nan=False, separators=(",", ":"))
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")

@@ -24,6 +24,7 @@ from sb3_trpo_ext.doctor.recorder_files import DumpHeader, dump_findings, read_a
 from sb3_trpo_ext.doctor.reports import read_reports
 from sb3_trpo_ext.doctor.run import OURS, Run
 from sb3_trpo_ext.doctor.tables import STAND_INS, Joined, Row, updates_in
+from sb3_trpo_ext.doctor.wandb_files import SUFFIX, read_wandb
 from sb3_trpo_ext.doctor.zoo_files import FILES, read_settings
 from sb3_trpo_ext.monitoring.run_files import ALARMS_NAME, CSV_NAME, RECORD_NAME, SPARE_CSV_NAME, WIDTHS
 
@@ -63,7 +64,7 @@ def is_record(path: Path) -> bool:
     :return: whether it does
     """
     names = (RECORD_NAME, CSV_NAME, SPARE_CSV_NAME, ALARMS_NAME, EVALUATIONS, MONITOR, *WIDTHS)
-    return path.name in names or path.name.endswith(f".{MONITOR}") or path.name.startswith(EVENTS)
+    return path.name in names or path.name.endswith(f".{MONITOR}") or path.name.startswith(EVENTS) or path.suffix == SUFFIX
 
 
 def read_run(folder: Path, events: Iterable[Path] = (), target_kl: float | None = None) -> Run:
@@ -101,6 +102,8 @@ def _read_files(run: Run, names: dict[str, Path], events: list[Path]) -> None:
         _rows(run, partial(read_rows, path=path))
     if events:
         _rows(run, partial(read_events, paths=events))
+    for path in (path for name, path in names.items() if name.endswith(SUFFIX)):
+        _rows(run, partial(read_wandb, path=path))
     monitors = [path for name, path in names.items() if name == MONITOR or name.endswith(f".{MONITOR}")]
     if monitors:
         # Every episode, where the loggers have means at every rollout.

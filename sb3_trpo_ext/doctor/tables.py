@@ -24,6 +24,9 @@ Row = dict[str, float | str]
 STEPS = "time/total_timesteps"
 UPDATES = "train/n_updates"
 STATUS = "train/status"
+OWN_STEPS = "doctor/own_steps"
+"""In a row of ours whose steps are its update's own, and not those at which SB3 came to write it; so are those with ``STATUS``."""
+
 SUCCESS = "train/is_line_search_success"
 KL = "train/kl_divergence_loss"
 RETURN = "rollout/ep_rew_mean"
@@ -49,6 +52,7 @@ class Joined:
     :param kept: what an update's row has to say, of the newest update
     :param number: of the newest update
     :param steps: environment steps at the last rollout
+    :param last_steps: environment steps of the update before the newest
     :param not_finite: the first update where each key was not finite
     """
 
@@ -56,6 +60,7 @@ class Joined:
     kept: Row = field(default_factory=dict)
     number: int | None = None
     steps: int = 0
+    last_steps: int = 0
     not_finite: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -75,6 +80,7 @@ def updates_in(run: Run, rows: Iterable[Row], joined: Joined | None = None) -> I
         number = _number(row, state)
         if number is not None and number != state.number:
             yield from _finished(state)
+            state.last_steps = int(_finite(state.kept.get(STEPS)) or 0)
             state.kept, state.number = {}, number
         if number is not None:
             values = {key: value for key, value in row.items() if key.startswith("train/")}
@@ -110,7 +116,8 @@ def _steps_of(row: Row, number: int, state: Joined) -> float:
     iterations = _finite(row.get("time/iterations"))
     if iterations and iterations > number:
         return float(int(steps * number / iterations))
-    if STATUS in row or not state.steps:
+    # No two updates happened at the same step: then another row of that step has been written together with the rollout's.
+    if STATUS in row or OWN_STEPS in row or state.steps <= state.last_steps:
         return steps
     return float(state.steps)
 

@@ -66,13 +66,20 @@ def read_settings(run: Run, folder: Path) -> None:
             problem = getattr(error, "problem", None) or error
             run.find("DR002", path, why=f"{problem}")
             continue
-        _take(run, settings, overwrite=name == ARGUMENTS)
+        take_settings(run, settings, overwrite=name == ARGUMENTS)
         if name == CONFIGURATION and run.settings.get("algo") == "trpo":
             # What a configuration that could be read does not name has its default.
             run.settings.setdefault("target_kl", CONTRIB_TARGET_KL)
 
 
-def _take(run: Run, settings: dict[Any, Any], overwrite: bool) -> None:
+def take_settings(run: Run, settings: dict[Any, Any], overwrite: bool) -> None:
+    """
+    Keep the settings that the doctor makes use of, if they are what they should be.
+
+    :param run: gets them
+    :param settings: from a file
+    :param overwrite: whether they count for more than what is known
+    """
     for name, kind in WANTED.items():
         value = settings.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):

@@ -1,6 +1,7 @@
 """``python -m sb3_trpo_ext doctor``: verdict, exit code, JSON, 80 columns, and how it refuses."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from sb3_trpo_ext.doctor.cli import MISUSE, main
+from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.zoo import cli as zoo
+from tests.doctor.mutations import mutated
 
 Runs = Callable[[str], Path]
 
@@ -121,26 +124,41 @@ def test_without_its_packages_it_says_which(module: str) -> None:
 
 @pytest.mark.slow
 def test_the_zoos_folders_of_ours_and_of_sb3_contrib(capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--env", "CartPole-v1", "-n", "6144", "--eval-freq", "1000", "--verbose", "0", "--num-threads", "1"]
-    ours = [sys.executable, "-m", "sb3_trpo_ext", "train", "-f", "logs", "--tensorboard-log", "runs", *common]
-    theirs = [
-        sys.executable,
-        "-m",
-        "rl_zoo3.train",
-        "--algo",
-        "trpo",
-        "-f",
-        "their_logs",
-        "--tensorboard-log",
-        "their_runs",
-        *common,
-    ]
+    common = ["--env", "CartPole-v1", "-n", "6144", "--eval-freq", "1000", "--verbose", "0", "--num-threads", "1", "--track"]
+    ours = [sys.executable, "-m", "sb3_trpo_ext", "train", *common]
+    theirs = [sys.executable, "-m", "rl_zoo3.train", "--algo", "trpo", "-f", "their_logs", *common]
+    pytest.importorskip("wandb")
     for command in (ours, theirs):
         subprocess.run(command, check=True, capture_output=True)
     capsys.readouterr()
-    assert main(["logs", "runs", "their_logs", "their_runs", "--json"]) == 0
+    assert main(["logs", "their_logs", "runs", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
-    assert [run["algorithm"] for run in runs] == ["sb3_trpo_ext", "sb3_trpo_ext", "unknown", "sb3-contrib"]
-    assert [run["environment"] for run in runs] == ["CartPole-v1", None, "CartPole-v1", None]
-    assert [run["n_updates"] for run in runs] == [6, 6, 0, 5]
-    assert [finding["code"] for run in runs for finding in run["findings"]] == ["DR011", "DR007", "DR011"]
+    assert [run["environment"] for run in runs] == ["CartPole-v1", "CartPole-v1", None, None]
+    assert [run["algorithm"] for run in runs[:2]] == ["sb3_trpo_ext", "unknown"]
+    assert {run["algorithm"]: run["n_updates"] for run in runs[2:]} == {"sb3_trpo_ext": 6, "sb3-contrib": 5}
+    found = [[finding["code"] for finding in run["findings"]] for run in runs]
+    assert found == [[], ["DR007"], ["DR011"], ["DR011"]]
+    what_wandb_has_kept()
+
+
+def what_wandb_has_kept() -> None:
+    """The same updates as the record; and what is cut off, mutated or garbage is a finding."""
+    files = {read_run(file.parent).algorithm: file for file in Path("wandb").glob("offline-run-*/*.wandb")}
+    assert files.keys() == {"sb3_trpo_ext", "sb3-contrib"}
+    record = read_run(Path("logs/trpo/CartPole-v1_1")).points.values()
+    # Without the links to TensorBoard's files that W&B keeps beside it.
+    Path("alone").mkdir()
+    shutil.copy(files["sb3_trpo_ext"], "alone")
+    run = read_run(Path("alone"))
+    assert run.environment == "CartPole-v1"
+    assert [point["steps"] for point in run.points.values()] == [point["steps"] for point in record]
+    kls = [pytest.approx(point["kl_joint"], rel=1e-5) for point in record]
+    assert [point["kl_joint"] for point in run.points.values()] == kls
+    Path("spoilt").mkdir()
+    data, rng = files["sb3-contrib"].read_bytes(), random.Random(0)
+    for number in range(300):
+        Path("spoilt/run-x.wandb").write_bytes(mutated(data, rng))
+        spoilt = read_run(Path("spoilt"))
+        assert spoilt.points.seen <= 6, number
+    Path("spoilt/run-x.wandb").write_bytes(bytes(range(256)) * 10)
+    assert [finding.code for finding in read_run(Path("spoilt")).findings] == ["DR002"]

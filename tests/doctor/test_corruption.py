@@ -60,6 +60,19 @@ def test_csv_files_that_are_cut_off(copy_of: Copy) -> None:
     assert 0 < run.points.seen < whole
 
 
+def test_a_number_that_is_cut_off_is_none(copy_of: Copy) -> None:
+    """All columns are there, but the last one may have had more digits."""
+    folder = copy_of("healthy")
+    (folder / "updates.jsonl").unlink()
+    file = folder / "progress.csv"
+    file.write_bytes(file.read_bytes().rstrip())
+    (folder / "0.monitor.csv").write_text('#{"env_id": "Small"}\nr,l,t\n1.0,10,2.0\n1.5,10,3')
+    run = read_run(folder)
+    assert codes(run) == {"progress.csv": "DR004", "0.monitor.csv": "DR004"}
+    assert run.points.seen == 21
+    assert run.returns.values() == [(10.0, 1.0)]
+
+
 def test_events_that_are_cut_off(copy_of: Copy) -> None:
     folder = copy_of("contrib")
     (folder / "progress.csv").unlink()
@@ -232,6 +245,15 @@ def test_arrays_that_claim_to_be_huge() -> None:
     with zipfile.ZipFile("evaluations.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("timesteps.npy", npy((2**29,)) + bytes(2**27))
     assert set(codes(read_run(Path())).values()) == {"DR002"}
+
+
+def test_many_arrays_that_are_large_together() -> None:
+    part = npy((2**22,)) + bytes(2**25)
+    with zipfile.ZipFile("evaluations.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in ("timesteps", "results", "more"):
+            archive.writestr(f"{name}.npy", part)
+    (finding,) = read_run(Path()).findings
+    assert "MiB unpacked" in str(finding.evidence["why"])
 
 
 def test_records_that_claim_to_be_huge() -> None:

@@ -14,6 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.doctor.finding import Finding, worst_first
 from sb3_trpo_ext.doctor.read import read_run
+from sb3_trpo_ext.doctor.run import Run
+from sb3_trpo_ext.doctor.tables import OWN_STEPS, Row, updates_in
 from sb3_trpo_ext.monitoring import ALARMS, Severity, TrustRegionMonitor
 from sb3_trpo_ext.replay import cli as replay
 from tests.doctor.runs import CONTRIB, train_contrib, train_ours
@@ -115,6 +117,34 @@ def test_rows_are_joined_by_update_wherever_their_keys_stand(csv: bool, eval_fre
     assert found == expected
     assert sorted(found) == list(range(1, len(found) + 1))
     assert len(found) >= len(remembers.kls) - 1
+
+
+def test_keys_of_one_update_in_two_rows_are_one_update() -> None:
+    run = Run(Path())
+    rows: list[Row] = [
+        {"time/total_timesteps": 256.0, "rollout/ep_rew_mean": 1.0},
+        {"time/total_timesteps": 300.0, "eval/mean_reward": 2.0, "train/n_updates": 1.0, "train/kl_divergence_loss": 0.01},
+        {"time/total_timesteps": 512.0, "rollout/ep_rew_mean": 3.0, "train/n_updates": 1.0, "train/std": 0.5},
+        {"time/total_timesteps": 768.0, "train/n_updates": 2.0, "train/kl_divergence_loss": 0.02},
+    ]
+    found = [(report.n_updates, report.num_timesteps, report.kl, report.std) for report in updates_in(run, rows)]
+    assert found == [(1, 256, 0.01, 0.5), (2, 512, 0.02, None)]
+    assert (run.returns.values(), run.evaluations.values()) == ([(256.0, 1.0), (512.0, 3.0)], [(300.0, 2.0)])
+
+
+def test_the_last_update_is_written_with_the_last_rollout() -> None:
+    """TensorBoard and W&B have no dumps, only steps: what was written at one step is one row."""
+    rows: list[Row] = [
+        {"time/total_timesteps": 256.0, "rollout/ep_rew_mean": 1.0},
+        {"time/total_timesteps": 300.0, "eval/mean_reward": 2.0, "train/kl_divergence_loss": 0.01},
+        {"time/total_timesteps": 512.0, "rollout/ep_rew_mean": 3.0, "train/kl_divergence_loss": 0.02},
+    ]
+    assert [(r.n_updates, r.num_timesteps) for r in updates_in(Run(Path()), rows)] == [(1, 256), (2, 512)]
+    own: list[Row] = [
+        {"time/total_timesteps": 256.0 * n, "train/n_updates": float(n), "train/kl_divergence_loss": 0.01, OWN_STEPS: 1.0}
+        for n in (1, 2, 3)
+    ]
+    assert [r.num_timesteps for r in updates_in(Run(Path()), own)] == [256, 512, 768]
 
 
 def test_figures_that_are_not_finite_are_critical(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sb3_trpo_ext.doctor.cli import main
 from sb3_trpo_ext.doctor.figures import PLOTS, figure
-from sb3_trpo_ext.doctor.page import page, write_page
+from sb3_trpo_ext.doctor.page import data_script, page, write_page
 from sb3_trpo_ext.doctor.read import read_run
 from tests.doctor.browser import Page, browser
 
@@ -100,7 +100,7 @@ def test_html_in_files_stays_text(ours: Runs, chrome: Page) -> None:
     folder = Path(shutil.copytree(ours("TR303"), "<b onclick=alert(1)>_1"))
     (folder / "args.yml").write_text(json.dumps({"env": EVIL, "algo": "trpo"}))
     text = (folder / "updates.jsonl").read_text()
-    name = json.dumps(f"actor {EVIL[:30]} %{{x}}")[1:-1]
+    name = json.dumps(f"actor <b>bold</b> {EVIL[:30]} %{{x}}")[1:-1]
     (folder / "updates.jsonl").write_text(text.replace("actor mlp_extractor.policy_net.3", name))
     header = next(folder.glob("dumps/*.json"))
     header.write_text(json.dumps({**json.loads(header.read_text()), "reasons": ["died"], "error": f"{EVIL}</script>\u2028"}))
@@ -113,7 +113,10 @@ def test_html_in_files_stays_text(ours: Runs, chrome: Page) -> None:
     assert EVIL[:40] in shown
     assert "<b onclick=alert(1)>_1" in shown
     legend = chrome.run("document.getElementById('plot-layers').querySelector('.legend').textContent")
-    assert "<img src=x onerror=" in legend
+    # Plotly knows some tags of its own, and shows the text of others.
+    assert "actor <b>bold</b> <img src=x onerror=" in legend
+    assert "<b onclick=alert(1)>_1" in legend
+    assert data_script({"name": EVIL}).count("</script>") == 1
     assert "%{x}" in legend
 
 
