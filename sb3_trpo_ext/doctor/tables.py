@@ -25,7 +25,7 @@ STEPS = "time/total_timesteps"
 UPDATES = "train/n_updates"
 STATUS = "train/status"
 OWN_STEPS = "doctor/own_steps"
-"""In a row of ours whose steps are its update's own, and not those at which SB3 came to write it; so are those with ``STATUS``."""
+"""In a row of ours whose steps are its update's own, not those at which SB3 came to write it. So are those with ``STATUS``."""
 
 SUCCESS = "train/is_line_search_success"
 KL = "train/kl_divergence_loss"

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
+from sb3_trpo_ext.doctor.bounds import clean
 from sb3_trpo_ext.doctor.finding import VERDICTS, Finding, exit_code
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.monitoring.alarms import Severity
@@ -25,7 +26,7 @@ def show(run: Run, console: Console) -> None:
     :param run: the run
     :param console: where to
     """
-    console.print(Rule(Text(str(run.relative(run.path.absolute()) if run.path.is_absolute() else run.path)), align="left"))
+    console.print(Rule(Text(clean(run.path)), align="left"))
     console.print(Text.assemble(verdict(run), f"   {summary(run)}"))
     for finding in run.findings:
         console.print()
