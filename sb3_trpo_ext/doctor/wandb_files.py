@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ def read_wandb(run: Run, path: Path) -> Iterator[Row]:
     :yields: numbers by key, and the step
     """
     try:
-        from wandb.proto.wandb_internal_pb2 import Record
+        messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     except ImportError:
         run.find("DR002", path, why="W&B's files are read with wandb: pip install 'sb3-trpo-ext[wandb]'")
         return
@@ -46,7 +47,7 @@ def read_wandb(run: Run, path: Path) -> Iterator[Row]:
         return
     try:
         for content in read_records(path):
-            record = Record.FromString(content)
+            record = messages.Record.FromString(content)
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 take_settings(run, dict(_values(record.run.config.update)), overwrite=False)
