@@ -42,7 +42,8 @@ def _seeded() -> None:
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MUJOCO_LOG.TXT, trpo_runs/ and wandb/ go to the working directory: give each test its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    for name, folder in {"WANDB_DIR": "", "WANDB_DATA_DIR": "wandb_data", "WANDB_CACHE_DIR": "wandb_cache"}.items():
+        monkeypatch.setenv(name, str(tmp_path / folder))
 
 
 @pytest.fixture

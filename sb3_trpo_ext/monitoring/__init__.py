@@ -11,6 +11,7 @@ from sb3_trpo_ext.monitoring.kl_monitor import KLMonitor
 from sb3_trpo_ext.monitoring.monitor import Monitor
 from sb3_trpo_ext.monitoring.trust_region_monitor import TrustRegionMonitor
 from sb3_trpo_ext.monitoring.value_function_monitor import ValueFunctionMonitor
+from sb3_trpo_ext.monitoring.wandb_monitor import WandbMonitor
 
 __all__ = [
     "ALARMS",
@@ -27,4 +28,5 @@ __all__ = [
     "TrustRegionMonitor",
     "TrustRegionWarning",
     "ValueFunctionMonitor",
+    "WandbMonitor",
 ]

@@ -60,13 +60,16 @@ class AdvantageMonitor(Monitor):
 
     def figures(self) -> dict[str, float | None]:
         """
-        Bias as a share of the residuals.
+        Size of the raw advantages, and bias as a share of the residuals.
 
         :return: by name
         """
+        report = self.reports[-1]
         return {
-            "td_bias_share": bias_share(self.reports[-1]),
-            "td_bias_share_by_time": max((abs(s) for s in time_shares(self.reports[-1]).values()), default=None),
+            "advantage_mean": report.advantage_mean,
+            "advantage_std": report.advantage_std,
+            "td_bias_share": bias_share(report),
+            "td_bias_share_by_time": max((abs(share) for share in time_shares(report).values()), default=None),
         }
 
     def judge(self, report: UpdateReport) -> Iterator[Finding]:

@@ -110,7 +110,7 @@ _KINDS = (
         "TR301",
         "dead units",
         Severity.WARNING,
-        "More than a tenth of a layer's units are dead: for no observation in the batch does anything pass through them.",
+        "More than a tenth of a layer's units are dead, for several updates: nothing passes through them.",
         _NEURONS,
     ),
     AlarmKind(

@@ -1,14 +1,18 @@
-"""A model in plain data: settings, spaces, policy, machine. Written by the flight recorder, read by ``replay``."""
+"""A model and its newest update in plain data. Written by the flight recorder, read by ``replay``."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import json
 import platform
 from typing import Any
 
 import numpy as np
 import torch
+
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.monitoring.dump import Dump
 
 PACKAGES = ("sb3-trpo-ext", "torch", "numpy", "stable-baselines3", "sb3-contrib", "gymnasium")
 
@@ -116,3 +120,84 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor()
+
+
+def describe_update(
+    model: Any,
+    reasons: list[str],
+    report: UpdateReport | None,
+    error: str | None,
+    alarms: list[dict[str, Any]],
+    earlier: list[UpdateReport],
+) -> Dump:
+    """
+    Put a dump of the model's newest update together.
+
+    :param model: the model
+    :param reasons: why
+    :param report: of this update; None if it raised
+    :param error: what it, or the run, died of
+    :param alarms: raised so far
+    :param earlier: the last reports
+    :return: the dump
+    """
+    start = model.last_update_start
+    batch = start.batch
+    arrays = {f"batch/{name}": array for name, array in _batch_arrays(batch).items()}
+    arrays |= {f"before/{name}": _array(tensor) for name, tensor in start.held.tensors.items()}
+    optimizer = start.held.optimizer
+    for index, state in optimizer["state"].items():
+        arrays |= {f"optimizer/{index}/{name}": _array(value) for name, value in state.items() if hasattr(value, "numpy")}
+    if report is not None:
+        now = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
+        arrays |= {f"after/{name}": _array(tensor) for name, tensor in now.items()}
+    generator, keys, position, has_gauss, cached = start.streams.numpy
+    arrays["random/numpy"], arrays["random/torch"] = keys, _array(start.streams.torch)
+    spaces = {name: space_of(getattr(model, f"{name}_space"), f"space/{name}", arrays) for name in ("observation", "action")}
+    header = {
+        "reasons": reasons,
+        "error": error,
+        "n_updates": start.n_updates,
+        "num_timesteps": start.num_timesteps,
+        "report": None if report is None else json.loads(report.to_json()),
+        "alarms": alarms,
+        "earlier_reports": [json.loads(each.to_json()) for each in earlier],
+        "algorithm": plain(type(model)),
+        "policy": {"class": plain(model.policy_class), "kwargs": plain(model.policy_kwargs)},
+        "settings": settings_of(model),
+        "spaces": spaces,
+        "n_envs": model.n_envs,
+        "ordered": batch.n_steps is not None,
+        "device": str(model.device),
+        "learning_rate": plain(start.learning_rate),
+        "adapted_damping": start.adapted_damping,
+        "adapted_damping_unit": start.adapted_damping_unit,
+        "updates_skipped": start.updates_skipped,
+        "random": {"numpy": [generator, int(position), int(has_gauss), float(cached)]},
+        "optimizer": {
+            "class": plain(type(model.policy.optimizer)),
+            "groups": plain(optimizer["param_groups"]),
+            "numbers": {
+                str(index): {name: plain(value) for name, value in state.items() if not hasattr(value, "numpy")}
+                for index, state in optimizer["state"].items()
+            },
+        },
+        "build": build(),
+    }
+    return Dump(header, arrays)
+
+
+def _batch_arrays(batch: Any) -> dict[str, np.ndarray]:
+    arrays = {name: getattr(batch, name) for name in ("actions", "values", "log_prob", "advantages", "returns")}
+    arrays |= {name: getattr(batch, name) for name in ("phi", "rewards", "episode_starts") if getattr(batch, name) is not None}
+    observations = batch.observations
+    if isinstance(observations, dict):
+        arrays |= {f"observations/{key}": value for key, value in observations.items()}
+    else:
+        arrays["observations"] = observations
+    return {name: _array(value) for name, value in arrays.items()}
+
+
+def _array(value: Any) -> np.ndarray:
+    array: np.ndarray = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
+    return array

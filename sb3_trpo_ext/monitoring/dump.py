@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ FORMAT = 1
 LARGEST_HEADER = 2**25
 """Bytes of JSON: 50 reports of 20 KB are 1 MB."""
 
-LARGEST_ARRAYS = 2**31
+LARGEST_ARRAYS = 2**30
 """Bytes of all arrays, unpacked: a reader takes no more from a file that anybody may have made."""
 
 
@@ -87,17 +88,27 @@ def write_dump(path: Path, dump: Dump) -> None:
     np.savez_compressed(packed, **dump.arrays)  # type: ignore[arg-type]
     content = packed.getvalue()
     header = {"format": FORMAT, **dump.header, "arrays_sha256": hashlib.sha256(content).hexdigest()}
-    _replace(arrays_file, content)
-    _replace(header_file, json.dumps(header, allow_nan=False, indent=1).encode())
+    text = json.dumps(header, allow_nan=False, indent=1).encode()
+    try:
+        _replace(arrays_file, content)
+        _replace(header_file, text)
+    except BaseException:
+        if not header_file.exists():
+            arrays_file.unlink(missing_ok=True)
+        raise
 
 
 def _replace(path: Path, content: bytes) -> None:
     unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def read_dump(path: Path) -> Dump:
@@ -111,7 +122,7 @@ def read_dump(path: Path) -> Dump:
     header_file, arrays_file = files(path)
     header = _read_header(header_file)
     try:
-        content = arrays_file.read_bytes()
+        content = _read_bounded(arrays_file, LARGEST_ARRAYS)
     except OSError as error:
         raise DumpError(
             f"{arrays_file}: {error.strerror or error}: a dump has two files, .json and .npz, side by side"
@@ -121,11 +132,19 @@ def read_dump(path: Path) -> Dump:
     return Dump(header, _read_arrays(arrays_file, content))
 
 
+def _read_bounded(path: Path, limit: int) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DumpError(f"{path}: is no file")
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise DumpError(f"{path}: larger than {limit >> 20} MiB: no part of a dump")
+    return content
+
+
 def _read_header(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > LARGEST_HEADER:
-            raise DumpError(f"{path}: larger than {LARGEST_HEADER >> 20} MiB: not the header of a dump")
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = json.loads(_read_bounded(path, LARGEST_HEADER).decode())
     except DumpError:
         raise
     except OSError as error:

@@ -8,25 +8,21 @@ does not know of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections import deque
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
-from sb3_trpo_ext.monitoring.alarm import Alarm
-from sb3_trpo_ext.monitoring.describe import build, plain, settings_of, space_of
-from sb3_trpo_ext.monitoring.dump import Dump, files, write_dump
-from sb3_trpo_ext.monitoring.termination import ExitOnSigterm
-from sb3_trpo_ext.monitoring.tree import callbacks_in
-
-DUMPS = "dumps"
-"""Folder inside a run's folder."""
+from sb3_trpo_ext.monitoring.describe import describe_update
+from sb3_trpo_ext.monitoring.dump import files, write_dump
+from sb3_trpo_ext.monitoring.run_files import DUMPS_NAME
+from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
+from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in
 
 DIED = "died"
 NOT_IN_TRIALS = "TrialEvalCallback"
@@ -38,7 +34,7 @@ class FlightRecorder(BaseCallback):
     Keeps the last reports, and dumps updates that somebody will want to look into.
 
     :param ring: reports that are kept and written with a dump, at least 1
-    :param max_dumps: dumps of a run; the first of each reason stay, of the others the newest
+    :param max_dumps: dumps in the folder: the last of a run that died and the first of each reason stay longest
     :param max_mib: MiB of arrays in one dump; larger ones are left out, and that is said
     :param folder: where dumps go; None: ``dumps`` in the run's folder
     :param verbose: as in SB3
@@ -54,14 +50,24 @@ class FlightRecorder(BaseCallback):
                 raise ValueError(f"FlightRecorder: {name}={value!r} is impossible: it must be at least 1")
         self.reports: deque[UpdateReport] = deque(maxlen=ring)
         self.max_dumps, self.max_mib, self.folder = max_dumps, max_mib, folder
-        self.dumps: list[Path] = []
-        self._reasons: dict[Path, str] = {}
         self._seen_alarms: set[str] = set()
         self._last_trouble: str | None = None
         self._seen: int | None = None
         self._active = False
-        self._sigterm = ExitOnSigterm()
+        self._sigterm = BeforeSigterm(self._on_sigterm)
         self._warned = False
+
+    @property
+    def dumps(self) -> list[Path]:
+        """What is in the folder of dumps, oldest update first; names without an ending."""
+        folder = self._dump_folder()
+        return [] if folder is None else sorted(file.with_suffix("") for file in folder.glob("update_*.json"))
+
+    def _dump_folder(self) -> Path | None:
+        if self.folder is not None:
+            return Path(self.folder)
+        folder = getattr(self.model, "run_folder", None)
+        return None if folder is None else Path(folder) / DUMPS_NAME
 
     def _init_callback(self) -> None:
         if not hasattr(self.model, "last_update_start"):
@@ -70,6 +76,7 @@ class FlightRecorder(BaseCallback):
                 f"FlightRecorder records updates of sb3_trpo_ext.TRPO; this model is {cls.__module__}.{cls.__name__}. "
                 "Use `from sb3_trpo_ext import TRPO`, or leave the recorder out."
             )
+        self.model.keep_update_start = True  # type: ignore[attr-defined]
 
     def _on_training_start(self) -> None:
         self._active = all(type(part).__name__ != NOT_IN_TRIALS for part in callbacks_in(self.locals.get("callback")))
@@ -100,62 +107,58 @@ class FlightRecorder(BaseCallback):
         if reasons:
             self._dump(reasons, report, error=None)
 
+    def _on_sigterm(self) -> None:
+        # A handler may not raise; what follows it ends the process.
+        with contextlib.suppress(Exception):
+            self._dump_last("SIGTERM")
+
     def _on_death(self, error: BaseException) -> None:
-        """Also of an update that raised: its start is newer than the last report."""
         self._sigterm.remove()
+        if not isinstance(error, KeyboardInterrupt):
+            self._dump_last(f"{type(error).__name__}: {error}")
+
+    def _dump_last(self, error: str) -> None:
+        """Also an update that raised: its start is newer than the last report."""
         start, report = self.model.last_update_start, self.model.last_update  # type: ignore[attr-defined]
-        if start is None or isinstance(error, KeyboardInterrupt):
-            return
-        finished = report is not None and report.n_updates == start.n_updates
-        self._dump([DIED], report if finished else None, error=f"{type(error).__name__}: {error}")
+        if start is not None:
+            finished = report is not None and report.n_updates == start.n_updates
+            self._dump([DIED], report if finished else None, error)
 
     def _new_alarms(self) -> list[str]:
-        new = [code for code in dict.fromkeys(alarm.code for alarm in self._raised()) if code not in self._seen_alarms]
+        codes = dict.fromkeys(alarm.code for alarm in alarms_in(self.locals.get("callback")))
+        new = [code for code in codes if code not in self._seen_alarms]
         self._seen_alarms.update(new)
         return new
-
-    def _raised(self) -> list[Alarm]:
-        """By the monitors of this training; a list of monitors has none of its own."""
-        parts = callbacks_in(self.locals.get("callback"))
-        return [alarm for part in parts if not isinstance(part, CallbackList) for alarm in getattr(part, "alarms", ())]
 
     # ------------------------------------------------------------ writing
 
     def _dump(self, reasons: list[str], report: UpdateReport | None, error: str | None) -> None:
-        folder = self.folder or getattr(self.model, "run_folder", None)
+        """An observer: whatever is wrong with it is said, and ends no run."""
+        folder = self._dump_folder()
         if folder is None:
             self._say("this run has no folder, so nothing is dumped: set log_folder of the model or folder of the recorder")
             return
-        path = (Path(self.folder) if self.folder else Path(folder) / DUMPS) / self._name(reasons)
-        alarms = [json.loads(alarm.to_json()) for alarm in self._raised()]
         try:
+            alarms = [json.loads(alarm.to_json()) for alarm in alarms_in(self.locals.get("callback"))]
             dump = describe_update(self.model, reasons, report, error, alarms, list(self.reports))
             if dump.size > self.max_mib * 2**20:
                 self._say(f"a dump of {dump.size / 2**20:.0f} MiB is left out: max_mib={self.max_mib:g}")
                 return
-            write_dump(path, dump)
-        except OSError as problem:
-            self._say(f"a dump can't be written ({problem})")
-            return
-        self.dumps.append(path)
-        self._reasons[path] = reasons[0]
-        self._drop_oldest()
+            newest = folder / f"update_{dump.header['n_updates']:06d}_{reasons[0].replace(' ', '_')}"
+            write_dump(newest, dump)
+            self._drop_oldest(newest)
+        except Exception as problem:  # a full disk, or anything that a user's policy or settings raise
+            self._say(f"a dump can't be written ({problem!r})")
 
-    def _name(self, reasons: list[str]) -> str:
-        number = self.model.last_update_start.n_updates  # type: ignore[attr-defined]
-        return f"update_{number:06d}_{reasons[0].replace(' ', '_')}"
-
-    def _drop_oldest(self) -> None:
-        """The first of each reason stay, unless these alone are too many."""
-        while len(self.dumps) > self.max_dumps:
-            first = {reason: path for path, reason in reversed(self._reasons.items())}
-            others = [path for path in self.dumps if path not in first.values()]
-            # The newest is why there is one too many: it goes only if all others are first of their kind.
-            oldest = (others or self.dumps[1:])[0]
-            for file in files(oldest):
+    def _drop_oldest(self, newest: Path) -> None:
+        """Of a reason the first stays, and of all what a run died of: the others go before them."""
+        there = self.dumps
+        firsts = {_reason(path): path for path in reversed(there)}.values()
+        others = [path for path in there if path != newest]
+        expendable = sorted(others, key=lambda path: (_reason(path) == DIED, path in firsts, path))
+        for path in expendable[: max(0, len(there) - self.max_dumps)]:
+            for file in files(path):
                 file.unlink(missing_ok=True)
-            self.dumps.remove(oldest)
-            del self._reasons[oldest]
 
     def _say(self, text: str) -> None:
         """Once a recorder: it must not be what fills the screen."""
@@ -164,82 +167,6 @@ class FlightRecorder(BaseCallback):
         self._warned = True
 
 
-def describe_update(
-    model: Any,
-    reasons: list[str],
-    report: UpdateReport | None,
-    error: str | None,
-    alarms: list[dict[str, Any]],
-    earlier: list[UpdateReport],
-) -> Dump:
-    """
-    Put a dump of the model's newest update together.
-
-    :param model: the model
-    :param reasons: why
-    :param report: of this update; None if it raised
-    :param error: what it, or the run, died of
-    :param alarms: raised so far
-    :param earlier: the last reports
-    :return: the dump
-    """
-    start = model.last_update_start
-    batch = start.batch
-    arrays = {f"batch/{name}": array for name, array in _batch_arrays(batch).items()}
-    arrays |= {f"before/{name}": _array(tensor) for name, tensor in start.held.tensors.items()}
-    optimizer = start.held.optimizer
-    for index, state in optimizer["state"].items():
-        arrays |= {f"optimizer/{index}/{name}": _array(value) for name, value in state.items() if hasattr(value, "numpy")}
-    if report is not None:
-        now = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
-        arrays |= {f"after/{name}": _array(tensor) for name, tensor in now.items()}
-    generator, keys, position, has_gauss, cached = start.random.numpy
-    arrays["random/numpy"], arrays["random/torch"] = keys, _array(start.random.torch)
-    spaces = {name: space_of(getattr(model, f"{name}_space"), f"space/{name}", arrays) for name in ("observation", "action")}
-    header = {
-        "reasons": reasons,
-        "error": error,
-        "n_updates": start.n_updates,
-        "num_timesteps": start.num_timesteps,
-        "report": None if report is None else json.loads(report.to_json()),
-        "alarms": alarms,
-        "earlier_reports": [json.loads(each.to_json()) for each in earlier],
-        "algorithm": plain(type(model)),
-        "policy": {"class": plain(model.policy_class), "kwargs": plain(model.policy_kwargs)},
-        "settings": settings_of(model),
-        "spaces": spaces,
-        "n_envs": model.n_envs,
-        "ordered": batch.n_steps is not None,
-        "device": str(model.device),
-        "learning_rate": plain(start.learning_rate),
-        "adapted_damping": start.adapted_damping,
-        "adapted_damping_unit": start.adapted_damping_unit,
-        "updates_skipped": start.updates_skipped,
-        "random": {"numpy": [generator, int(position), int(has_gauss), float(cached)]},
-        "optimizer": {
-            "class": plain(type(model.policy.optimizer)),
-            "groups": plain(optimizer["param_groups"]),
-            "numbers": {
-                str(index): {name: plain(value) for name, value in state.items() if not hasattr(value, "numpy")}
-                for index, state in optimizer["state"].items()
-            },
-        },
-        "build": build(),
-    }
-    return Dump(header, arrays)
-
-
-def _batch_arrays(batch: Any) -> dict[str, np.ndarray]:
-    arrays = {name: getattr(batch, name) for name in ("actions", "values", "log_prob", "advantages", "returns")}
-    arrays |= {name: getattr(batch, name) for name in ("phi", "rewards", "episode_starts") if getattr(batch, name) is not None}
-    observations = batch.observations
-    if isinstance(observations, dict):
-        arrays |= {f"observations/{key}": value for key, value in observations.items()}
-    else:
-        arrays["observations"] = observations
-    return {name: _array(value) for name, value in arrays.items()}
-
-
-def _array(value: Any) -> np.ndarray:
-    array: np.ndarray = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
-    return array
+def _reason(path: Path) -> str:
+    """What a dump was made for, by its name."""
+    return path.name.split("_", 2)[2]

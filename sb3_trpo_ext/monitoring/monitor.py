@@ -127,10 +127,10 @@ class Monitor(BaseCallback):
             self._seen = self._last_update().n_updates
 
     def _on_rollout_start(self) -> None:
-        self._look()
+        self.look()
 
     def _on_training_end(self) -> None:
-        self._look()
+        self.look()
 
     def _on_step(self) -> bool:
         return not self._stopping
@@ -138,7 +138,8 @@ class Monitor(BaseCallback):
     def _last_update(self) -> Any:
         return getattr(self.model, "last_update", None)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Judge the newest update, unless that is done."""
         report = self._last_update()
         if report is None or report.n_updates == self._seen:
             return

@@ -6,6 +6,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_trpo_ext.monitoring.progress import ProgressDescription
+from sb3_trpo_ext.monitoring.quiet_list import QuietList
 from sb3_trpo_ext.monitoring.tensorboard_layout import TensorBoardLayout
 
 
@@ -18,4 +19,4 @@ def with_observers(callback: MaybeCallback) -> CallbackList:
     """
     given = callback if isinstance(callback, list) else [] if callback is None else [callback]
     theirs = [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]
-    return CallbackList([ProgressDescription(), TensorBoardLayout(), *theirs])
+    return CallbackList([QuietList([ProgressDescription(), TensorBoardLayout()]), *theirs])

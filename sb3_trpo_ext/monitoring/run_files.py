@@ -27,6 +27,9 @@ SPARE_CSV_NAME = "updates.csv"
 ALARMS_NAME = "alarms.jsonl"
 """What monitors have raised, a line each."""
 
+DUMPS_NAME = "dumps"
+"""Folder of what the flight recorder has dumped."""
+
 COLUMNS = ("time/total_timesteps", "train/status", *KEYS)
 WIDTHS: Mapping[str, int] = {"advantages.npy": 7, "vf_loss.npy": 2, "kl.npy": 1, "entropy.npy": 1}
 

@@ -15,6 +15,7 @@ from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.monitoring.run_files import (
     ALARMS_NAME,
     CSV_NAME,
+    DUMPS_NAME,
     RECORD_NAME,
     SPARE_CSV_NAME,
     WIDTHS,
@@ -89,7 +90,8 @@ class RunFolder:
         # The same one if the last attempt has failed.
         aside = self._aside = self._aside or _Aside(self.path)
         if self._fresh:
-            aside.move([*([CSV_NAME] if csv_name == CSV_NAME else []), SPARE_CSV_NAME, RECORD_NAME, ALARMS_NAME, *WIDTHS])
+            theirs = [CSV_NAME] if csv_name == CSV_NAME else []
+            aside.move([*theirs, SPARE_CSV_NAME, RECORD_NAME, ALARMS_NAME, DUMPS_NAME, *WIDTHS])
             self._fresh = False
         records, unreadable = read_records(self.path / RECORD_NAME)
         kept, superseded = split_records(records, n_updates)

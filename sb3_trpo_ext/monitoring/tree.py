@@ -7,6 +7,8 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 
+from sb3_trpo_ext.monitoring.alarm import Alarm
+
 
 def callbacks_in(root: Any) -> Iterator[BaseCallback]:
     """
@@ -23,3 +25,15 @@ def callbacks_in(root: Any) -> Iterator[BaseCallback]:
         children.append(root.callback)
     for child in children:
         yield from callbacks_in(child)
+
+
+def alarms_in(root: Any) -> list[Alarm]:
+    """
+    Give what the monitors of a training have raised so far.
+
+    :param root: of its callbacks
+    :return: monitor by monitor
+    """
+    # A list of monitors has none of its own; somebody else's callback may call anything its alarms.
+    parts = (getattr(part, "alarms", None) for part in callbacks_in(root) if not isinstance(part, CallbackList))
+    return [alarm for alarms in parts if isinstance(alarms, list) for alarm in alarms if isinstance(alarm, Alarm)]

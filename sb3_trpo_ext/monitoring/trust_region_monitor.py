@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from stable_baselines3.common.callbacks import CallbackList
-
 from sb3_trpo_ext.monitoring.advantage_monitor import AdvantageMonitor
 from sb3_trpo_ext.monitoring.alarm import Alarm
 from sb3_trpo_ext.monitoring.conjugate_gradient_monitor import ConjugateGradientMonitor
@@ -14,12 +12,13 @@ from sb3_trpo_ext.monitoring.entropy_monitor import EntropyMonitor
 from sb3_trpo_ext.monitoring.flight_recorder import FlightRecorder
 from sb3_trpo_ext.monitoring.kl_monitor import KLMonitor
 from sb3_trpo_ext.monitoring.monitor import WARN, Monitor
+from sb3_trpo_ext.monitoring.quiet_list import QuietList
 from sb3_trpo_ext.monitoring.value_function_monitor import ValueFunctionMonitor
 
 Settings = dict[str, Any] | None
 
 
-class TrustRegionMonitor(CallbackList):
+class TrustRegionMonitor(QuietList):
     """
     Watches everything. Each of the dictionaries holds arguments of one monitor, such as ``kl={"drift_share": 5.0}``.
 

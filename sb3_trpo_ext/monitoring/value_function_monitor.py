@@ -16,7 +16,7 @@ from sb3_trpo_ext.monitoring.monitor import WARN, WINDOW, Finding, Monitor
 UPDATES = 10
 
 UNCONVERGED = 0.5
-"""Ordinary: none; where the critic has nothing left to learn, one in two would be chance."""
+"""Ordinary: no run came to it. With epochs that are extended until the loss has fallen, chance alone does not."""
 
 LEAST_EXPLAINED = 0.0
 """A constant explains as much. Ordinary: above 0.5 at least once in twenty updates, but for LunarLander's rewards of hundreds,

@@ -8,7 +8,9 @@ taken from a saved model, whose author has to be trusted (loading a zip runs cod
 from __future__ import annotations
 
 import inspect
+import random
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from gymnasium import spaces
 from stable_baselines3.common import policies, torch_layers
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.logger import Logger
-from torch import nn, optim
+from torch import optim
+from torch.nn.modules import activation
 
 from sb3_trpo_ext.monitoring.describe import CLASS, UNKNOWN
 from sb3_trpo_ext.monitoring.dump import Dump, DumpError
@@ -26,7 +29,7 @@ from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.trpo import TRPO
 from sb3_trpo_ext.sb3.update_start import RandomStates
 
-_MODULES = (nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.Hardtanh, nn.Identity)
+_MODULES = tuple(getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention")
 _EXTRACTORS = (torch_layers.FlattenExtractor, torch_layers.NatureCNN, torch_layers.CombinedExtractor)
 _OPTIMIZERS = (optim.Adam, optim.AdamW, optim.SGD, optim.RMSprop)
 _POLICIES = (policies.ActorCriticPolicy, policies.ActorCriticCnnPolicy, policies.MultiInputActorCriticPolicy)
@@ -48,7 +51,7 @@ NEEDS_MODEL = "give a model that this run has saved, if you trust its author: --
 BATCH_NAMES = {"log_probs": "log_prob"}
 """The buffer's names that the batch has other names for."""
 
-DTYPES = frozenset({"float32", "float64", "float16", "uint8", "int8", "int16", "int32", "int64"})
+DTYPES = frozenset(np.dtype(kind).name for kind in "?bBhHiIqQefd")
 
 
 class _Recorded(BehaviourRecorder):
@@ -73,6 +76,7 @@ def rebuild(dump: Dump, settings: dict[str, Any], model_file: Path | None = None
     :return: the model; ``train`` does the update
     :raises DumpError: if the dump is not whole, or its policy is unknown here
     """
+    check(dump)
     try:
         model = _empty_model(dump, settings, model_file)
         _restore_policy(model, dump)
@@ -84,6 +88,55 @@ def rebuild(dump: Dump, settings: dict[str, Any], model_file: Path | None = None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, AssertionError) as error:
         raise DumpError(f"the dump does not hold together: {type(error).__name__}: {str(error)[:300]}") from error
     return model
+
+
+HEADER: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("n_updates", "num_timesteps", "n_envs", "updates_skipped"), int),
+    **dict.fromkeys(("policy", "settings", "spaces", "random", "optimizer", "build"), dict),
+    **{"reasons": list, "device": str, "ordered": bool, "error": (str, type(None)), "report": (dict, type(None))},
+}
+"""What a header must hold."""
+
+MT19937_WORDS = 624
+
+
+def check(dump: Dump) -> None:
+    """
+    Refuse what can't be right, before anything is made of it: NumPy and torch trust sizes and positions that they are given.
+
+    :param dump: the dump
+    :raises DumpError: saying what is wrong
+    """
+    for name, kind in HEADER.items():
+        if not isinstance(dump.header.get(name), kind):
+            raise DumpError(f"the dump's {name} is {type(dump.header.get(name)).__name__}: it does not hold together")
+    held = dump.part("before")
+    largest = max((size for array in held.values() for size in array.shape), default=0)
+    n_samples = len(dump.arrays.get("batch/advantages", ()))
+    settings = dump.header["settings"]
+    if settings.get("n_steps") != n_samples / max(1, dump.header["n_envs"]):
+        raise DumpError(f"the dump has {n_samples} samples of {dump.header['n_envs']} environments: it does not hold together")
+    described = [dump.header["policy"].get("kwargs"), dump.header["spaces"]]
+    if any(number > largest for number in _integers(described)):
+        raise DumpError("the dump describes larger networks or spaces than its parameters have: it does not hold together")
+    _check_streams(dump)
+
+
+def _check_streams(dump: Dump) -> None:
+    state = dump.header["random"].get("numpy")
+    name, position, has_gauss, cached = state if isinstance(state, list) and len(state) == 4 else [None] * 4
+    keys = dump.arrays.get("random/numpy", np.zeros(0))
+    whole = isinstance(position, int) and 0 <= position <= MT19937_WORDS and has_gauss in (0, 1) and isinstance(cached, float)
+    if name != "MT19937" or not whole or keys.dtype != np.uint32 or keys.shape != (MT19937_WORDS,):
+        raise DumpError("the dump's state of NumPy's generator is none: it does not hold together")
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _integers(part)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value
 
 
 def _empty_model(dump: Dump, settings: dict[str, Any], model_file: Path | None) -> TRPO:
@@ -100,6 +153,8 @@ def _empty_model(dump: Dump, settings: dict[str, Any], model_file: Path | None) 
         policy_class, policy_kwargs = _from_model(model_file)
     else:
         policy_class, policy_kwargs = _policy_of(header["policy"])
+        # Its weights are put in anyway.
+        policy_kwargs["ortho_init"] = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = TRPO(policy_class, None, policy_kwargs=policy_kwargs, device="cpu", _init_setup_model=False, **chosen)  # type: ignore[arg-type]
@@ -228,4 +283,4 @@ def _restore_rollout(model: TRPO, dump: Dump) -> None:
 def _restore_random(dump: Dump) -> None:
     name, position, has_gauss, cached = dump.header["random"]["numpy"]
     state = (name, dump.arrays["random/numpy"], position, has_gauss, cached)
-    RandomStates(state, torch.from_numpy(dump.arrays["random/torch"])).restore()
+    RandomStates(random.getstate(), state, torch.from_numpy(dump.arrays["random/torch"])).restore()

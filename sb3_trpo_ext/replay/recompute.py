@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.monitoring.describe import build
 from sb3_trpo_ext.monitoring.dump import Dump
-from sb3_trpo_ext.replay.rebuild import rebuild
+from sb3_trpo_ext.replay.rebuild import check, rebuild
 from sb3_trpo_ext.sb3.update_start import RandomStates
+from sb3_trpo_ext.sb3.validation import SETTINGS, refuse_impossible
 
 
 @dataclass(frozen=True)
@@ -42,25 +44,32 @@ def recompute(dump: Dump, settings: dict[str, Any] | None = None, model_file: Pa
     :param settings: arguments of ``TRPO`` to change
     :param model_file: a saved model, for a policy that is not SB3's
     :return: what came of it
+    :raises ValueError: for an impossible setting
     :raises monitoring.dump.DumpError: if the model can't be rebuilt
     """
+    settings = settings or {}
+    refuse_impossible(settings, {name: SETTINGS[name] for name in settings if name in SETTINGS})
+    check(dump)
     before, threads = RandomStates.now(), torch.get_num_threads()
+    then = dump.header["build"].get("threads")
     try:
-        torch.set_num_threads(max(1, int(dump.header["build"].get("threads") or threads)))
-        model = rebuild(dump, settings or {}, model_file)
+        torch.set_num_threads(then if isinstance(then, int) and 1 <= then <= (os.cpu_count() or 1) else threads)
+        model = rebuild(dump, settings, model_file)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             error = None
             try:
                 model.train()
-            except ValueError as problem:
+            except Exception as problem:  # what the update then raised, or what a dump that nobody made raises now
                 error = f"{type(problem).__name__}: {problem}"
     finally:
         torch.set_num_threads(threads)
         before.restore()
     now = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
     parameters = {name: tensor.detach().numpy().copy() for name, tensor in now.items()}
-    return Replayed(parameters, model.last_update, error, tuple(str(each.message) for each in caught))
+    # Resources that something else in this process has not closed are warned about at any time.
+    messages = tuple(str(each.message) for each in caught if issubclass(each.category, UserWarning))
+    return Replayed(parameters, model.last_update, error, messages)
 
 
 def differences(dump: Dump, replayed: Replayed) -> dict[str, float] | None:

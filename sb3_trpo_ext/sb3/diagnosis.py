@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,17 +83,22 @@ class Diagnosis:
         :param inputs: what went into the update
         :return: fields of ``UpdateReport``
         """
-        if not self.subscribed:
-            return {}
+        computed: dict[Diagnostic, Callable[[], dict[str, Any]]] = {
+            Diagnostic.ACTIVITY: lambda: _activity(model, inputs),
+            Diagnostic.DRIFT: lambda: self._drift(inputs.evaluated.problem, inputs.result.accepted is not None),
+            Diagnostic.TAILS: lambda: vars(advantage_tails(inputs.evaluated.problem.surrogate.advantages)),
+            Diagnostic.RESIDUALS: lambda: self._residuals(model, inputs),
+            Diagnostic.EPISODES: lambda: self._episodes(model, inputs),
+        }
         fields: dict[str, Any] = {}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            if Diagnostic.ACTIVITY in self.subscribed:
-                fields |= _activity(model, inputs)
-            if Diagnostic.DRIFT in self.subscribed:
-                fields |= self._drift(inputs.evaluated.problem, inputs.result.accepted is not None)
-            if Diagnostic.TAILS in self.subscribed:
-                fields |= vars(advantage_tails(inputs.evaluated.problem.surrogate.advantages))
-            fields |= self._from_buffer(model, inputs)
+            for name in sorted(self.subscribed):
+                try:
+                    fields |= computed[name]()
+                except Exception as error:  # of a user's module, which may raise anything: no diagnostic ends a run
+                    self.subscribed.discard(name)
+                    text = f"the diagnostic {str(name)!r} does not work on this policy, and is left out from now on: {error!r}"
+                    warnings.warn(f"TRPO: {text}", UserWarning, stacklevel=4)
         return fields
 
     def _drift(self, problem: PolicyProblem, accepted: bool) -> dict[str, Any]:
@@ -106,27 +112,23 @@ class Diagnosis:
         earlier = tuple(part.to(like) for part, like in zip(before, problem.theta, strict=True))
         return {"drift_kl": policy_drift(surrogate, mean, earlier)}
 
-    def _from_buffer(self, model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:
-        """What needs the buffer's order, and SB3's own advantages in it."""
-        buffer, batch = model.rollout_buffer, inputs.batch
-        wanted = self.subscribed & {Diagnostic.RESIDUALS, Diagnostic.EPISODES}
-        ours = type(buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage
-        if not wanted or batch.n_steps is None or not ours or model._last_episode_starts is None:
+    def _residuals(self, model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:
+        ends, batch, buffer = _ends(model, inputs), inputs.batch, model.rollout_buffer
+        if ends is None or batch.episode_starts is None:
             return {}
-        starts, last = torch.as_tensor(buffer.episode_starts), torch.as_tensor(model._last_episode_starts)
-        ends = torch.cat([starts[1:].bool(), last.bool().reshape(1, -1)])
-        fields: dict[str, Any] = {}
-        if Diagnostic.RESIDUALS in wanted:
-            advantages = batch.advantages.cpu().view(buffer.n_envs, batch.n_steps).T
-            residuals = td_residuals(advantages, ends, buffer.gamma * buffer.gae_lambda)
-            ages, known = self._ages(starts.bool()[0], ends, model.num_timesteps)
-            fields |= vars(residual_test(residuals, ages, known))
-        if Diagnostic.EPISODES in wanted:
-            returns, known = finished_returns(torch.as_tensor(buffer.rewards), ends, buffer.gamma)
-            values = batch.values.cpu().view(buffer.n_envs, batch.n_steps).T
-            explained = explained_variance(values[known], returns[known]) if bool(known.any()) else None
-            fields |= {"explained_variance_mc": explained, "mc_samples": int(known.sum())}
-        return fields
+        advantages = batch.advantages.cpu().view(ends.shape[::-1]).T
+        residuals = td_residuals(advantages, ends, buffer.gamma * buffer.gae_lambda)
+        ages, known = self._ages(torch.as_tensor(batch.episode_starts[0]).bool(), ends, model.num_timesteps)
+        return vars(residual_test(residuals, ages, known))
+
+    def _episodes(self, model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:
+        ends, batch = _ends(model, inputs), inputs.batch
+        if ends is None or batch.rewards is None:
+            return {}
+        returns, known = finished_returns(torch.as_tensor(batch.rewards), ends, model.rollout_buffer.gamma)
+        values = batch.values.cpu().view(ends.shape[::-1]).T
+        explained = explained_variance(values[known], returns[known]) if bool(known.any()) else None
+        return {"explained_variance_mc": explained, "mc_samples": int(known.sum())}
 
     def _ages(self, begins: Tensor, ends: Tensor, num_timesteps: int) -> tuple[Tensor, Tensor]:
         """Ages go on from the batch before, unless there was something in between."""
@@ -138,6 +140,15 @@ class Diagnosis:
         ages, known, following = episode_ages(ends, first)
         self._memory = _Memory(memory.theta, num_timesteps, following if bool(known[-1].all()) else None)
         return ages, known
+
+
+def _ends(model: TRPO, inputs: UpdateInputs) -> Tensor | None:
+    """Whether a step ends its episode, shape (n_steps, n_envs); None where order or advantages are a custom buffer's."""
+    starts, last = inputs.batch.episode_starts, model._last_episode_starts
+    sb3s = type(model.rollout_buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage
+    if starts is None or last is None or not sb3s:
+        return None
+    return torch.cat([torch.as_tensor(starts[1:]).bool(), torch.as_tensor(last).bool().reshape(1, -1)])
 
 
 def _activity(model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class RunLog:
 
     @property
     def path(self) -> Path | None:
-        """The run folder; None before the first update, and for a run that has none."""
+        """The run folder; None before the first update begins, and for a run that has none."""
         return None if self._folder is None else self._folder.path
 
     def write(self, report: UpdateReport, log_folder: str | None, env: VecEnv | None, logger: Logger) -> None:
@@ -38,7 +38,7 @@ class RunLog:
         :param env: the training environment
         :param logger: SB3's logger
         """
-        self._find(report, log_folder, env, logger)
+        self.find(report.n_updates, log_folder, env, logger)
         if self._folder is None:
             return
         csvs = [output.file.name for output in logger.output_formats if isinstance(output, CSVOutputFormat)]
@@ -55,8 +55,15 @@ class RunLog:
                 )
             self._in_trouble = True
 
-    def _find(self, report: UpdateReport, log_folder: str | None, env: VecEnv | None, logger: Logger) -> None:
-        """The folder stays the same while what it is chosen from does; another logger may lie elsewhere."""
+    def find(self, n_updates: int, log_folder: str | None, env: VecEnv | None, logger: Logger) -> None:
+        """
+        Find the folder; it stays the same while what it is chosen from does: another logger may lie elsewhere.
+
+        :param n_updates: number of the update that will be written next
+        :param log_folder: the run folder that the user asked for
+        :param env: the training environment
+        :param logger: SB3's logger
+        """
         known = self._found_for
         if known is not None and known[0] == log_folder and (log_folder or (known[1] is env and known[2] is logger)):
             return
@@ -65,7 +72,7 @@ class RunLog:
         if path is None:
             self._folder = None
         elif path != self.path:
-            self._folder = RunFolder(path, resume=report.n_updates > 1)
+            self._folder = RunFolder(path, resume=n_updates > 1)
 
     def _last_resort(self, logger: Logger) -> Path | None:
         """A run that logs, but not to any folder, gets one of its own, and says so; one that logs nothing leaves nothing."""

@@ -220,7 +220,8 @@ class TRPO(sb3_contrib.TRPO):
         self.last_update_inputs: UpdateInputs | None = None
         # Called with what ends a training before its time, once; callbacks add themselves when it begins.
         self.failure_observers: list[FailureObserver] = []
-        # Also of an update that raised.
+        # What the newest update began with, also one that raised; forgotten after it unless somebody asks for it.
+        self.keep_update_start = False
         self.last_update_start: UpdateStart | None = None
         # Plain numbers, so that sb3-contrib can load what we save.
         self._adapted_damping: float | None = None
@@ -304,12 +305,14 @@ class TRPO(sb3_contrib.TRPO):
         :raises StaleBatchError: the batch was not collected by this policy (``on_stale_batch="raise"``)
         :raises NonFiniteError: something in the rollout or the policy is not finite
         """
-        random = RandomStates.now()
+        streams = RandomStates.now()
+        # Now: an update that raises has a folder, too.
+        self._run_folder.find(self._n_updates + 1, self.log_folder, self.env, self.logger)
         with all_or_nothing(self.policy) as held:
             self._update_learning_rate(self.policy.optimizer)
             self.policy.set_training_mode(False)
             batch = read_batch(self.rollout_buffer, self._recorder)
-            self.last_update_start = UpdateStart.of(self, held, random, batch)
+            self.last_update_start = UpdateStart.of(self, held, streams, batch)
             refuse_non_finite_parameters(self.policy)
             refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
             draws = Draws(sub_sample(self, len(batch)), scores(self))
@@ -324,6 +327,8 @@ class TRPO(sb3_contrib.TRPO):
             explained_after = explained_variance(critic.values(), batch.returns)
             self.policy.set_training_mode(False)
             self._conclude(UpdateInputs(batch, evaluated, result), critic_result, damping, explained_after)
+        if not self.keep_update_start:
+            self.last_update_start = None
 
     def _remember_choice(self, evaluated: Evaluated) -> None:
         """The ladder is climbed once for all updates, unless circumstances change."""
@@ -410,7 +415,7 @@ class TRPO(sb3_contrib.TRPO):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        updates = ["last_update", "last_update_inputs", "last_update_start"]
+        updates = ["last_update", "last_update_inputs", "last_update_start", "keep_update_start"]
         ours = [*updates, "failure_observers", "_choice", "_recorder", "_run_folder", "_diagnosis"]
         return [*super()._excluded_save_params(), *ours]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ class RandomStates:
     """
     The streams that an update may draw from: minibatches come from NumPy's, dropout from torch's.
 
+    :param python: of ``random``'s global generator
     :param numpy: of ``numpy.random``'s global generator
     :param torch: of torch's default generator on the CPU, uint8
     """
 
+    python: tuple[Any, ...]
     numpy: tuple[Any, ...]
     torch: Tensor
 
@@ -35,10 +38,11 @@ class RandomStates:
 
         :return: the states
         """
-        return cls(np.random.get_state(), torch.get_rng_state())  # type: ignore[arg-type]  # noqa: NPY002
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state())  # type: ignore[arg-type]  # noqa: NPY002
 
     def restore(self) -> None:
         """Go on from them."""
+        random.setstate(self.python)
         np.random.set_state(self.numpy)  # type: ignore[arg-type]  # noqa: NPY002
         torch.set_rng_state(self.torch)
 
@@ -51,7 +55,7 @@ class UpdateStart:
     :param n_updates: its number
     :param num_timesteps: environment steps by then
     :param held: parameters, buffers and optimiser before it
-    :param random: random streams before it
+    :param streams: random streams before it
     :param batch: the rollout
     :param learning_rate: of the critic
     :param adapted_damping: lambda that earlier updates have left; None: none has
@@ -62,7 +66,7 @@ class UpdateStart:
     n_updates: int
     num_timesteps: int
     held: Held
-    random: RandomStates
+    streams: RandomStates
     batch: RolloutBatch
     learning_rate: float
     adapted_damping: float | None
@@ -70,13 +74,13 @@ class UpdateStart:
     updates_skipped: int
 
     @classmethod
-    def of(cls, model: TRPO, held: Held, random: RandomStates, batch: RolloutBatch) -> UpdateStart:
+    def of(cls, model: TRPO, held: Held, streams: RandomStates, batch: RolloutBatch) -> UpdateStart:
         """
         Note where a model is.
 
         :param model: the model, before its update
         :param held: what its policy holds
-        :param random: the random streams
+        :param streams: the random streams
         :param batch: the rollout
         :return: the start
         """
@@ -84,7 +88,7 @@ class UpdateStart:
             n_updates=model._n_updates + 1,
             num_timesteps=model.num_timesteps,
             held=held,
-            random=random,
+            streams=streams,
             batch=batch,
             learning_rate=float(model.lr_schedule(model._current_progress_remaining)),
             adapted_damping=model._adapted_damping,

@@ -15,8 +15,8 @@ import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this modul
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from sb3_trpo_ext.zoo import convert_config
 
-# Functions of the Zoo that raise, with nothing begun, when what was typed names nothing that exists
-ZOO_INPUT_CHECKS = frozenset({"train", "get_model_path"})
+# Functions of the Zoo, and of our sweeps, that raise, with nothing begun, when what was typed names nothing that exists
+ZOO_INPUT_CHECKS = frozenset({"train", "get_model_path", "refuse_unknown"})
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Dumps on disk: whole or not there, read without trust."""
 
+import errno
 import hashlib
 import io
 import json
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -93,6 +95,31 @@ def test_what_is_not_a_dump_is_said(written: Path, tmp_path: Path) -> None:
         read_dump(tmp_path / "nowhere")
 
 
+def test_what_is_no_file_is_not_read(written: Path) -> None:
+    header, arrays = files(written)
+    for path in (arrays, header):
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(DumpError, match="is no file"):
+            read_dump(written)
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        with pytest.raises(DumpError, match="is no file"):
+            read_dump(written)
+
+
+@pytest.mark.parametrize("failing", [".npz", ".json"])
+def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    def full(descriptor: int) -> None:
+        if failing in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_dump(tmp_path / "d" / "update", Dump(HEADER, ARRAYS))
+    assert list((tmp_path / "d").iterdir()) == []
+
+
 class Harm:
     """Would leave a file behind if it were unpickled."""
 
@@ -127,7 +154,7 @@ def test_what_unpacks_to_more_than_a_machine_holds_is_refused(written: Path, mon
     with pytest.raises(DumpError, match="2 MiB unpacked, more than 1 MiB"):
         read_dump(with_arrays(written, buffer.getvalue()))
     monkeypatch.setattr(module, "LARGEST_HEADER", 10)
-    with pytest.raises(DumpError, match="not the header of a dump"):
+    with pytest.raises(DumpError, match="no part of a dump"):
         read_dump(written)
 
 

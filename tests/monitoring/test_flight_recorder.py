@@ -20,7 +20,6 @@ import sb3_trpo_ext
 from sb3_trpo_ext import NonFiniteError
 from sb3_trpo_ext.monitoring import Alarm, FlightRecorder, KLMonitor
 from sb3_trpo_ext.monitoring.dump import read_dump
-from sb3_trpo_ext.monitoring.termination import ExitOnSigterm
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, Nothing, RandomEnv, make_model
 
 
@@ -51,6 +50,7 @@ def test_an_update_that_was_not_accepted_is_dumped_once_in_a_row() -> None:
     assert status != "accepted"
     assert names() == [f"update_000001_{status}"]
     dump = read_dump(recorder.dumps[0])
+    assert len(recorder.dumps) == 1
     assert dump.header["reasons"] == [status]
     assert dump.header["report"]["status"] == status
     assert len(recorder.reports) == 2
@@ -94,13 +94,64 @@ def test_the_number_of_dumps_is_bounded_and_the_first_of_a_kind_stay() -> None:
     codes = ["TR101", "TR102", "TR103", "TR201", "TR301", "TR401"]
     alarming = Alarming({number + 1: code for number, code in enumerate(codes)})
     recorder = FlightRecorder(max_dumps=3)
-    model().learn(64 * 8, callback=[alarming, recorder])
-    assert len(names()) == len(recorder.dumps) == 3
-    assert names()[0] == "update_000001_alarm_TR101"
-    assert names()[-1] == "update_000006_alarm_TR401"
+    trained = model()
+    trained.learn(64 * 8, callback=[alarming, recorder])
+    assert [path.name[7:] for path in recorder.dumps] == names_of(4, 5, 6, codes)
     assert sorted(path.name for path in Path("run/dumps").iterdir()) == sorted(
         f"{name}.{kind}" for name in names() for kind in ("json", "npz")
     )
+    # Somebody who goes on has no more of them.
+    trained.learn(64, callback=[Alarming({9: "TR601"}), FlightRecorder(max_dumps=3)], reset_num_timesteps=False)
+    assert len(names()) == 3
+
+
+def names_of(*numbers_and_codes: Any) -> list[str]:
+    *numbers, codes = numbers_and_codes
+    return [f"{number:06d}_alarm_{codes[number - 1]}" for number in numbers]
+
+
+def test_what_a_run_died_of_is_kept() -> None:
+    recorder = FlightRecorder(max_dumps=1)
+    with pytest.raises(RuntimeError, match="fell off the table"):
+        model(env=breaking_env(170)).learn(1000, callback=[Alarming({1: "TR101"}), recorder])
+    assert names() == ["update_000005_died"]
+    # The same update once more: it died twice without another.
+    Breaks.at = 3
+    with pytest.raises(RuntimeError, match="fell off the table"):
+        recorder.model.learn(1000, callback=recorder, reset_num_timesteps=False)
+    assert names() == ["update_000005_died"]
+
+
+def test_a_run_that_dies_in_its_first_update_leaves_it() -> None:
+    class AtOnce(Nothing):
+        def _on_rollout_end(self) -> None:
+            self.model.rollout_buffer.advantages[3, 1] = np.inf
+
+    with pytest.raises(NonFiniteError):
+        model().learn(1000, callback=[AtOnce(), FlightRecorder()])
+    assert names() == ["update_000001_died"]
+
+
+def test_another_run_in_the_folder_puts_the_dumps_aside() -> None:
+    for _ in range(2):
+        skipping().learn(128, callback=FlightRecorder())
+    assert len(names()) == len(names(Path("run/previous_1/dumps"))) == 1
+
+
+def test_what_others_call_alarms_disturbs_nothing() -> None:
+    class Odd(Nothing):
+        alarms: Any = "fire"
+
+    class Number(Nothing):
+        alarms = 3
+
+    skipping().learn(128, callback=[Odd(), Number(), FlightRecorder()])
+    assert len(names()) == 1
+
+
+def test_without_a_recorder_nothing_is_kept() -> None:
+    trained = model().learn(128)
+    assert trained.last_update_start is None
 
 
 def test_a_dump_that_is_too_large_is_left_out_and_said() -> None:
@@ -224,32 +275,12 @@ def test_sigterm_leaves_the_last_update() -> None:
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=60) == -signal.SIGTERM
     (name,) = names()
     dump = read_dump(Path("run/dumps") / name)
     assert dump.header["reasons"] == ["died"]
-    assert dump.header["error"] == "SystemExit: 143"
+    assert dump.header["error"] == "SIGTERM"
     assert dump.header["n_updates"] >= 4
-
-
-def test_somebody_elses_handler_stays() -> None:
-    def mine(*_: Any) -> None:
-        pass
-
-    before = signal.signal(signal.SIGTERM, mine)
-    try:
-        exit_on = ExitOnSigterm()
-        exit_on.install()
-        assert signal.getsignal(signal.SIGTERM) is mine
-        exit_on.remove()
-        assert signal.getsignal(signal.SIGTERM) is mine
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    exit_on.install()
-    signal.signal(signal.SIGTERM, mine)
-    exit_on.remove()
-    assert signal.getsignal(signal.SIGTERM) is mine
-    signal.signal(signal.SIGTERM, before)
 
 
 def test_bad_settings_and_another_librarys_model_are_refused() -> None:

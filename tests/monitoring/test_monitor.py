@@ -191,7 +191,7 @@ def test_states_are_plain_data() -> None:
     monitor = TrustRegionMonitor()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        planted(1.0).learn(512, callback=monitor)
+        planted(1.0).learn(4 * 256, callback=monitor)
     again = TrustRegionMonitor()
     again.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
     assert again.alarms == monitor.alarms != []
@@ -321,7 +321,8 @@ def test_figures_are_logged() -> None:
     expected = (
         "kl_share kl_max_share kl_max_spike drift_share backtracks rejected_share entropy_slope exploration_left "
         "exploration_lost cg_retries value_loss_trend extra_critic_epochs flattery value_loss_rise explained_variance_fall "
-        "td_bias_share td_bias_share_by_time actor_inactive_1 actor_inactive_2 critic_inactive_1 critic_inactive_2"
+        "advantage_mean advantage_std td_bias_share "
+        "td_bias_share_by_time actor_inactive_1 actor_inactive_2 critic_inactive_1 critic_inactive_2"
     )
     assert {f"monitor/{name}" for name in expected.split()} <= seen
     logged = {key for key in seen if key.startswith("train/")}

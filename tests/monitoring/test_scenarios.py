@@ -76,12 +76,30 @@ def test_a_warning_does_not_stop_a_run() -> None:
 def test_who_goes_on_after_a_stop_trains_on() -> None:
     make, _ = SCENARIOS["TR303"]
     model = make()
-    monitor, _ = watch(model, 3, on_trouble="stop")
-    assert model.last_update.n_updates == 1
-    model.learn(2 * model.n_steps * model.n_envs, callback=monitor, reset_num_timesteps=False)
+    monitor, _ = watch(model, 5, on_trouble="stop")
     assert model.last_update.n_updates == 3
+    model.learn(2 * model.n_steps * model.n_envs, callback=monitor, reset_num_timesteps=False)
+    assert model.last_update.n_updates == 5
     # The trouble has not ended in between: it is not said again.
     assert [alarm.code for alarm in monitor.alarms].count("TR303") == 1
+
+
+def test_a_layer_that_recovers_was_not_dead() -> None:
+    class Revives(BaseCallback):
+        """After two updates."""
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            if self.model.last_update is not None and self.model.last_update.n_updates == 2:  # type: ignore[attr-defined]
+                layer = self.model.policy.mlp_extractor.policy_net[2]  # type: ignore[operator, index, union-attr]
+                layer.bias.data.clamp_(min=0.0)
+
+    model, monitor = scenarios.planted(1.0), TrustRegionMonitor()
+    model.learn(6 * 256, callback=[monitor, Revives()])
+    assert monitor.monitors[2].reports[1].actor_inactive == 1.0
+    assert "TR303" not in [alarm.code for alarm in monitor.alarms]
 
 
 class LooksInto(BaseCallback):
@@ -104,12 +122,12 @@ def test_alarms_are_written_to_the_run_folder_as_they_are_raised() -> None:
     model.log_folder = "run"
     monitor, looks = TrustRegionMonitor(), LooksInto()
     with pytest.warns(TrustRegionWarning, match="TR303"):
-        model.learn(3 * 256, callback=[monitor, looks])
-    assert looks.lines == [0, 2, 2]
+        model.learn(5 * 256, callback=[monitor, looks])
+    assert looks.lines == [0, 0, 0, 2, 2]
     rows = [json.loads(line) for line in Path("run/alarms.jsonl").read_text().splitlines()]
     assert [row["code"] for row in rows] == [alarm.code for alarm in monitor.alarms] == ["TR301", "TR303"]
     assert rows[1]["evidence"]["layer"] == "actor mlp_extractor.policy_net.3"
-    assert (rows[1]["severity"], rows[1]["n_updates"], rows[1]["num_timesteps"]) == ("critical", 1, 256)
+    assert (rows[1]["severity"], rows[1]["n_updates"], rows[1]["num_timesteps"]) == ("critical", 3, 768)
     assert [Alarm(**{name: row[name] for name in ("code", "n_updates", "num_timesteps", "evidence")}) for row in rows] == (
         monitor.alarms
     )
@@ -119,6 +137,6 @@ def test_a_fresh_run_in_the_same_folder_puts_earlier_alarms_aside() -> None:
     for _ in range(2):
         model = scenarios.planted(1.0)
         model.log_folder = "run"
-        watch(model, 1)
+        watch(model, 3)
     assert len(Path("run/alarms.jsonl").read_text().splitlines()) == 2
     assert len(Path("run/previous_1/alarms.jsonl").read_text().splitlines()) == 2

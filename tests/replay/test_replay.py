@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from torch import nn
 
 from sb3_trpo_ext.__main__ import main as command_line
 from sb3_trpo_ext.monitoring import FlightRecorder
+from sb3_trpo_ext.monitoring.describe import describe_update
 from sb3_trpo_ext.monitoring.dump import Dump, DumpError, files, read_dump, write_dump
-from sb3_trpo_ext.monitoring.flight_recorder import describe_update
 from sb3_trpo_ext.replay import differences, recompute
 from sb3_trpo_ext.replay.cli import main
 from tests.sb3.spaces import OBSERVATIONS, InPlaceReLU, collect, make_model, with_extractor
@@ -22,6 +23,7 @@ from tests.sb3.spaces import OBSERVATIONS, InPlaceReLU, collect, make_model, wit
 
 def dumped(model: Any, steps: int = 256) -> tuple[Dump, dict[str, bytes]]:
     """The newest update of a short training, through the disk, without its result; and the result."""
+    model.keep_update_start = True
     model.learn(steps)
     now = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
     path = Path("dumped")
@@ -70,9 +72,10 @@ def test_the_same_bits_under_every_kind_of_setting(name: str) -> None:
 
 def test_a_replay_leaves_random_streams_alone() -> None:
     dump, _ = dumped(make_model(n_steps=64))
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes())  # noqa: NPY002
     recompute(dump)
-    assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    after = (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes())  # noqa: NPY002
+    assert after == before
 
 
 def test_other_settings_give_what_they_should() -> None:
@@ -117,6 +120,7 @@ def test_a_planted_change_of_the_batch_changes_the_result() -> None:
 
 def test_an_update_that_raised_raises_again(tmp_path: Path) -> None:
     model = make_model(n_steps=64)
+    model.keep_update_start = True
     model.learn(128)
     collect(model)
     model.rollout_buffer.advantages[3, 1] = np.nan
@@ -167,6 +171,13 @@ def test_what_does_not_hold_together_is_said() -> None:
         changed(dump, n_envs="two"),
         changed(dump, spaces={}),
         changed(dump, random={"numpy": [1]}),
+        changed(dump, random={"numpy": ["MT19937", 10**9, 0, 0.0]}),
+        changed(dump, random={"numpy": ["MT19937", -1, 0, 0.0]}),
+        changed(dump, build=[]),
+        changed(dump, reasons=3),
+        changed(dump, policy={**dump.header["policy"], "kwargs": {"net_arch": [6000, 6000]}}),
+        Dump(dump.header, {**dump.arrays, "random/numpy": dump.arrays["random/numpy"][:10]}),
+        Dump(dump.header, {**dump.arrays, "batch/rewards": np.array(["text"])}),
         changed(dump, settings={**dump.header["settings"], "target_kl": -1}),
         changed(dump, settings={**dump.header["settings"], "n_steps": 63}),
         Dump({k: v for k, v in dump.header.items() if k != "settings"}, dump.arrays),
@@ -177,6 +188,18 @@ def test_what_does_not_hold_together_is_said() -> None:
             recompute(broken)
     with pytest.raises(DumpError, match="custom buffer"):
         recompute(changed(dump, ordered=False))
+
+
+def test_what_an_update_makes_of_a_broken_dump_is_said_and_ends_nothing() -> None:
+    dump, _ = dumped(make_model(n_steps=64))
+    short = Dump(dump.header, {**dump.arrays, "batch/phi": dump.arrays["batch/phi"][:5]})
+    replayed = recompute(short)
+    assert replayed.report is None
+    assert replayed.error is not None
+    threads = torch.get_num_threads()
+    greedy = changed(dump, build={**dump.header["build"], "threads": 100_000})
+    assert recompute(greedy).error is None
+    assert torch.get_num_threads() == threads
 
 
 # ---------------------------------------------------------------- the command

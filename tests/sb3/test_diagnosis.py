@@ -1,5 +1,6 @@
 """Diagnostics of real updates: what the report says is what a literal look at model and buffer says."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -259,3 +260,23 @@ def test_subscriptions_and_memories_are_not_saved(tmp_path: Path) -> None:
     with ZipFile(tmp_path / "model.zip") as file:
         assert b"_diagnosis" not in file.read("data")
     assert type(model).load(tmp_path / "model.zip")._diagnosis.subscribed == set()
+
+
+class Picky(torch.nn.Module):
+    """An activation that takes no other width than its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x.view(len(x), 8))
+
+
+def test_a_diagnostic_that_a_policy_can_not_bear_ends_no_run() -> None:
+    model = make_model(policy_kwargs={"activation_fn": Picky})
+    model.subscribe("activity", "tails")
+    with pytest.warns(UserWarning, match="the diagnostic 'activity' does not work on this policy, and is left out"):
+        model.learn(64)
+    assert model.last_update.accepted
+    assert model.last_update.actor_inactive is None
+    assert model.last_update.advantage_kurtosis is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(64, reset_num_timesteps=False)

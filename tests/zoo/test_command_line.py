@@ -4,10 +4,8 @@ import json
 import os
 import pickle
 import re
-import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -18,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_trpo_ext
 from sb3_trpo_ext.zoo.cli import SCRIPTS, run
 from sb3_trpo_ext.zoo.search_space import convert_trpo_params
+from tests.monitoring.wandb_runs import only_run
 
 TINY = ["-n", "300", "-params", "n_steps:64", "batch_size:64", "n_critic_updates:10"]
 QUICK = ["--seed", "1", "--eval-freq", "-1"]
@@ -115,43 +114,21 @@ def test_monitors_watch_the_trials_of_a_search() -> None:
     # A limit that is passed at once, so that every trial says so.
     Path("mine.yml").write_text(
         "CartPole-v1: {policy: MlpPolicy, n_timesteps: 300, callback: "
-        "[{sb3_trpo_ext.monitoring.TrustRegionMonitor: {neurons: {inactive: -1.0}}}]}\n"
+        "[{sb3_trpo_ext.monitoring.TrustRegionMonitor: {cg: {failures: 0}}}]}\n"
     )
     zoo = ["-m", "rl_zoo3.train", "--algo", "trpo", "--gym-packages", "sb3_trpo_ext.zoo", "--conf-file", "mine.yml"]
     search = ["-optimize", "--n-trials", "2", "--n-startup-trials", "2", "--sampler", "random", "--no-optim-plots"]
     budget = ["-n", "300", "--n-evaluations", "1", "--eval-episodes", "1"]
     done = python(*zoo, "--env", "CartPole-v1", "--seed", "9", *budget, *search)
-    assert done.stderr.count("TrustRegionWarning: TRPO: TR301") == 2
+    assert done.stderr.count("TrustRegionWarning: TRPO: TR401") == 2
     assert not Path("wandb").exists()
     assert not list(Path().rglob("alarms.jsonl"))
 
 
-def records(file: Path) -> Iterator[bytes]:
-    """Read W&B's file, a LevelDB log: a 7-byte header, then blocks of 32 KiB of (checksum, length, kind, payload)."""
-    data, at, record = file.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:  # too little for another header: padding
-            at += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        record += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield record
-            record = b""
-
-
 def test_the_zoo_tracks_our_keys_offline() -> None:
-    internal = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     zoo = ["-m", "rl_zoo3.train", "--algo", "trpo", "--gym-packages", "sb3_trpo_ext.zoo", "--conf-file", "sb3_trpo_ext.zoo"]
     python(*zoo, "--env", "Pendulum-v1", *QUICK, *TINY, "--track")
-    keys = set()
-    [file] = Path("wandb").glob("offline-run-*/*.wandb")
-    for record in records(file):
-        for item in internal.Record.FromString(record).history.item:
-            keys.add("/".join(item.nested_key) or item.key)
+    keys = {key for row in only_run(Path()).rows for key in row}
     assert {"train/kl_divergence_loss", "train/value_loss", "train/explained_variance", "global_step"} <= keys
     assert {"train/kl_joint", "train/cg_residual", "train/critic_epochs"} <= keys
 

@@ -1,0 +1,130 @@
+"""What a run was made with: every hyperparameter, version and environment, as plain values that any tracker takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_trpo_ext.core import NUMERICS_VERSION
+from sb3_trpo_ext.monitoring.bounded import without_keys
+
+PACKAGES = ("sb3-trpo-ext", "torch", "stable_baselines3", "sb3_contrib", "gymnasium", "mujoco", "numpy", "wandb")
+
+NOT_HYPERPARAMETERS = frozenset({"self", "env", "policy", "_init_setup_model", "tensorboard_log", "log_folder", "verbose"})
+"""Arguments that say where and how to speak, not how to learn; policy and environment are told in words of their own."""
+
+DEPTH = 6
+"""Of nested dictionaries and lists; policy_kwargs need four."""
+
+ENTRIES = 256
+"""Of one dictionary or list."""
+
+TEXT = 1000
+"""Characters of one value."""
+
+
+def run_config(model: BaseAlgorithm) -> dict[str, dict[str, Any]]:
+    """
+    Describe a run.
+
+    :param model: the model that is trained
+    :return: "trpo" (hyperparameters), "environment" and "versions", with plain values only
+    """
+    return {"trpo": hyperparameters(model), "environment": environment(model), "versions": versions()}
+
+
+def hyperparameters(model: BaseAlgorithm) -> dict[str, Any]:
+    """
+    Give the constructor's arguments as the model holds them now.
+
+    :param model: the model
+    :return: plain values by name; schedules as a number if they are constant, else as text
+    """
+    names = [name for name in inspect.signature(type(model).__init__).parameters if name not in NOT_HYPERPARAMETERS]
+    # SB3 keeps stats_window_size with an underscore.
+    held = {name: attribute for name in names for attribute in (f"_{name}", name) if hasattr(model, attribute)}
+    values = {name: plain(getattr(model, attribute)) for name, attribute in held.items()}
+    unit = getattr(model, "kl_unit", None)
+    return {"algorithm": _dotted(type(model)), "policy": _dotted(model.policy_class), **values, "kl_unit": plain(unit)}
+
+
+def environment(model: BaseAlgorithm) -> dict[str, Any]:
+    """
+    Describe what it learns from.
+
+    :param model: the model
+    :return: id (None if it has none), how many, and the spaces
+    """
+    env = model.get_env()
+    try:
+        spec = env.get_attr("spec", indices=0)[0] if env is not None else None
+    except Exception:  # a vectorised environment of one's own may know no attributes: then there is no id
+        spec = None
+    spaces = {"observation_space": str(model.observation_space), "action_space": str(model.action_space)}
+    normalised = model.get_vec_normalize_env() is not None
+    return {"id": getattr(spec, "id", None), "n_envs": model.n_envs, "vec_normalize": normalised} | {
+        name: text[:TEXT] for name, text in spaces.items()
+    }
+
+
+def versions() -> dict[str, str | int]:
+    """
+    Give the versions that a result depends on.
+
+    :return: by package, of those that are installed; and "numerics"
+    """
+    found: dict[str, str | int] = {"numerics": NUMERICS_VERSION}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def plain(value: Any, depth: int = DEPTH) -> Any:
+    """
+    Turn a value into what JSON can hold, bounded in size.
+
+    :param value: anything
+    :param depth: how deep to go into it
+    :return: numbers, text, None, lists and dictionaries; schedules and objects as text, never with an address
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return without_keys(value[:TEXT])
+    if isinstance(value, np.generic):
+        return plain(value.item(), depth)
+    if isinstance(value, Mapping) and depth > 0:
+        return {str(key): plain(item, depth - 1) for key, item in list(value.items())[:ENTRIES]}
+    if isinstance(value, (list, tuple, set, frozenset)) and depth > 0:
+        return [plain(item, depth - 1) for item in list(value)[:ENTRIES]]
+    if isinstance(value, type):
+        return _dotted(value)
+    if type(value).__module__.partition(".")[0] == "torch" and not callable(value) and not hasattr(value, "shape"):
+        return str(value)[:TEXT]  # devices and dtypes
+    return _schedule(value) if callable(value) else _dotted(type(value))
+
+
+def _schedule(function: Callable[..., Any]) -> float | str:
+    """Schedules are functions of the remaining progress, 1 to 0."""
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    try:
+        start, middle, end = (float(function(progress)) for progress in (1.0, 0.5, 0.0))
+    except Exception:  # another kind of function: its name is all that can be told
+        return f"{getattr(function, '__module__', type(function).__module__)}.{name}"
+    if start == middle == end:
+        return start
+    inner = type(getattr(function, "value_schedule", function)).__qualname__
+    kind = name if inner == "function" else inner
+    return f"{kind}: {start:g} at the start, {middle:g} half way, {end:g} at the end"
+
+
+def _dotted(cls: Any) -> str:
+    return f"{getattr(cls, '__module__', '')}.{getattr(cls, '__qualname__', cls)}"

@@ -1,0 +1,54 @@
+"""Something that has to be done before SIGTERM ends the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+class BeforeSigterm:
+    """
+    Does something at SIGTERM, then what would have been done without us.
+
+    Nothing is changed outside the main thread (Python allows handlers only there), where SIGTERM is ignored or handled by
+    something that is not Python, and in processes that are forked off later.
+
+    :param action: what is done first; it may not raise
+    """
+
+    def __init__(self, action: Callable[[], None]):
+        self._action = action
+        self._previous: Any = None
+        self._process: int | None = None
+
+    def install(self) -> None:
+        """Begin to act; done twice it is done once."""
+        if self._previous is not None or threading.current_thread() is not threading.main_thread():
+            return
+        previous = signal.getsignal(signal.SIGTERM)
+        if previous in (None, signal.SIG_IGN):
+            return
+        self._previous, self._process = previous, os.getpid()
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def remove(self) -> None:
+        """Put the earlier handler back, unless somebody has put another over ours, which may still call ours."""
+        if self._previous is None or threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGTERM) == self._handle:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self._process:
+            self._action()
+        if callable(self._previous):
+            self._previous(number, frame)
+            return
+        # The default: end by the signal itself, so that who waits for the process sees why it ended.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,219 @@
+"""
+Weights & Biases: one run for one training, whether the RL Zoo, the user or nobody has started it.
+
+Nothing is taken from ``wandb.integration.sb3.WandbCallback``, because
+
+1. it raises without a run; here a run is started, offline where no key is configured;
+2. it writes ``str()`` of every attribute into the config, weights and memory addresses too; here the config is a dictionary
+   of hyperparameters, environment and versions (``run_config``);
+3. its gradients come from hooks of ``backward``, which the policy step does not call, and go through ``run.log``, which
+   makes rows of their own beside those synced from TensorBoard;
+4. its model file is written each time that ``on_training_end`` is called (in the Zoo: twice); here it is an artifact, once.
+
+With TensorBoard synced (the Zoo's ``--track``) figures go through SB3's logger only. Without, each update is a row of its own,
+taken from ``model.last_update``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import TensorBoardOutputFormat
+
+from sb3_trpo_ext.core.status import Diagnostic
+from sb3_trpo_ext.monitoring.alarm import Alarm
+from sb3_trpo_ext.monitoring.monitor import Monitor
+from sb3_trpo_ext.monitoring.run_config import run_config
+from sb3_trpo_ext.monitoring.run_files import DUMPS_NAME
+from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
+from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in
+from sb3_trpo_ext.monitoring.wandb import WandbRun
+from sb3_trpo_ext.monitoring.wandb_files import MEGABYTE, dump_files, save_model, within
+from sb3_trpo_ext.monitoring.wandb_rows import OtherFigures, Summaries, alert_of, histograms, update_row
+
+PROJECT = "sb3"
+"""The RL Zoo's default of --wandb-project-name."""
+
+HISTOGRAM_EVERY, HISTOGRAM_BINS = 10, 64
+"""W&B's own default number of bins (``wandb.Histogram``)."""
+
+MAX_ARTIFACT_MB = 100.0
+
+"""The flight recorder's folder in the run folder."""
+
+SIGTERM_EXIT_CODE = 128 + 15
+"""As a shell counts."""
+
+
+class WandbMonitor(BaseCallback):
+    """
+    Follows a training in Weights & Biases.
+
+    :param project: of a run that is started here, as all up to ``tags``
+    :param entity: user or team
+    :param group: of several runs
+    :param name: of the run; None: W&B makes one up
+    :param tags: words to find it by
+    :param histogram_every: updates between histograms; 0: none
+    :param histogram_bins: bins of each (TensorBoard, where it is synced, chooses its own)
+    :param alerts: whether alarms of the monitors beside it become alerts
+    :param artifacts: whether model, VecNormalize statistics and dumps become artifacts when training ends
+    :param max_artifact_mb: larger files are left out; of the dumps, the newest that fit together are taken
+    :param finish: whether a run that was started here ends with the training; False: it goes on with the next ``learn``
+    :param finish_on_sigterm: whether SIGTERM finishes the run, also one that was not started here, before anything else
+    :param verbose: as in SB3
+    """
+
+    def __init__(
+        self,
+        project: str = PROJECT,
+        entity: str | None = None,
+        group: str | None = None,
+        name: str | None = None,
+        tags: list[str] | None = None,
+        histogram_every: int = HISTOGRAM_EVERY,
+        histogram_bins: int = HISTOGRAM_BINS,
+        alerts: bool = True,
+        artifacts: bool = True,
+        max_artifact_mb: float = MAX_ARTIFACT_MB,
+        finish: bool = True,
+        finish_on_sigterm: bool = True,
+        verbose: int = 0,
+    ):
+        super().__init__(verbose)
+        self.histogram_every = histogram_every
+        self.histogram_bins = histogram_bins
+        self.alerts = alerts
+        self.artifacts = artifacts
+        self.max_artifact_mb = max_artifact_mb
+        self.finish = finish
+        self.finish_on_sigterm = finish_on_sigterm
+        self.summaries = Summaries()
+        self._run = WandbRun(project=project, entity=entity, group=group, name=name, tags=tags)
+        self._synced = False
+        self._others: OtherFigures | None = None
+        self._sigterm = BeforeSigterm(self._finish_early)
+        self._seen: int | None = None
+        self._published: int | None = None
+        self._alerted: set[tuple[str, int]] = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        Give what a resumed run needs to go on as if it had not ended.
+
+        :return: plain values
+        """
+        return {"summaries": vars(self.summaries).copy(), "seen": self._seen, "alerted": sorted(map(list, self._alerted))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Go on from a state.
+
+        :param state: of ``state_dict``
+        """
+        self.summaries, self._seen = Summaries(**state["summaries"]), state["seen"]
+        self._alerted = {(code, number) for code, number in state["alerted"]}
+
+    def _init_callback(self) -> None:
+        subscribe = getattr(self.model, "subscribe", None)
+        if not callable(subscribe) or not hasattr(self.model, "last_update"):
+            raise TypeError(
+                f"{type(self).__name__} reads reports of sb3_trpo_ext.TRPO; {type(self.model).__name__} makes none. Use "
+                "`from sb3_trpo_ext import TRPO`, or wandb.integration.sb3.WandbCallback."
+            )
+        if self.histogram_every > 0:
+            subscribe(Diagnostic.ACTIVITY)
+
+    def _on_training_start(self) -> None:
+        report = self._last_update()
+        if self._seen is None and report is not None:
+            self._seen = report.n_updates  # from before this monitor was there
+        self._alerted |= {(alarm.code, alarm.n_updates) for alarm in self._alarms()}
+        self._run.open()
+        if not self._run.is_open:
+            return
+        written = any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
+        self._synced = written and self._run.syncs_tensorboard
+        self._run.describe(run_config(self.model))
+        # Still there where a ``learn`` before was broken off.
+        self.logger.output_formats = [output for output in self.logger.output_formats if not isinstance(output, OtherFigures)]
+        if not self._synced:
+            self._others = OtherFigures(self._run.log)
+            self.logger.output_formats.append(self._others)
+        if self.finish_on_sigterm:
+            self._sigterm.install()
+
+    def _on_rollout_start(self) -> None:
+        self._look()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self._look()
+        if self._others is not None:
+            # What SB3 would have dumped with a next update.
+            self._others.write(dict(self.logger.name_to_value), dict(self.logger.name_to_excluded), self.num_timesteps)
+            self.logger.output_formats = [output for output in self.logger.output_formats if output is not self._others]
+            self._others = None
+        report = self._last_update()
+        if self.artifacts and self._run.is_open and report is not None and report.n_updates != self._published:
+            self._published = report.n_updates
+            self._publish({"num_timesteps": report.num_timesteps, "n_updates": report.n_updates})
+        self._sigterm.remove()
+        if self._run.own and self.finish:
+            self._run.finish()
+
+    def _last_update(self) -> Any:
+        return getattr(self.model, "last_update", None)
+
+    def _look(self) -> None:
+        report = self._last_update()
+        if not self._run.is_open or report is None or report.n_updates == self._seen:
+            return
+        self._seen = report.n_updates
+        callbacks = list(callbacks_in(self.locals.get("callback")))
+        for callback in callbacks:
+            if isinstance(callback, Monitor):
+                callback.look()  # those whose turn comes after ours: their alarms belong to this update, too
+        row, drawn = update_row(self.model), self.histogram_every > 0 and report.n_updates % self.histogram_every == 0
+        seen = histograms(self.model, self.histogram_bins) if drawn else {}
+        if self._synced:
+            for name, (values, _) in seen.items():
+                self.logger.record(name, values, exclude=("stdout", "log", "json", "csv"))
+        else:
+            self._run.log(row, {name: binned for name, (_, binned) in seen.items()})
+        self.summaries.add(report, row, callbacks)
+        self._run.summarise(self.summaries.shown())
+        for alarm in self._alarms() if self.alerts else ():
+            if (alarm.code, alarm.n_updates) not in self._alerted:
+                self._alerted.add((alarm.code, alarm.n_updates))
+                self._run.alert(alert_of(alarm))
+
+    def _finish_early(self) -> None:
+        """At SIGTERM: the run as it is, with the newest update, and nothing that could wait on the training itself."""
+        report = self._last_update()
+        if report is not None and report.n_updates != self._seen and not self._synced:
+            self._run.log(update_row(self.model))
+        self._run.finish(SIGTERM_EXIT_CODE)
+
+    def _publish(self, metadata: dict[str, Any]) -> None:
+        limit = int(self.max_artifact_mb * MEGABYTE)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                files = within(save_model(self.model, Path(folder)), limit)
+            except Exception as error:  # a full disk, a policy that can't be saved: no reason to end badly
+                warnings.warn(f"W&B: the model can't be saved as an artifact ({error})", stacklevel=4)
+                files = []
+            self._run.keep("model", Path(folder), files, metadata)
+        run_folder = getattr(self.model, "run_folder", None)
+        if run_folder is not None:
+            dumps = Path(run_folder) / DUMPS_NAME
+            self._run.keep(DUMPS_NAME, dumps, dump_files(dumps, limit), metadata)
+
+    def _alarms(self) -> list[Alarm]:
+        return alarms_in(self.locals.get("callback"))

@@ -1,0 +1,109 @@
+"""
+Hyperparameters of a W&B sweep: ``--track --conf-file sb3_trpo_ext.zoo.sweep``.
+
+An agent hands its parameters over as ``--key=value``, which the RL Zoo does not parse; but it also leaves them in a file that
+``wandb.init`` puts into the run's config. The Zoo calls ``wandb.init`` first and reads its configuration then, so that
+``hyperparams``, which is made at every access, finds them there: our YAML, every entry overlaid with them.
+"""
+
+import inspect
+import sys
+from typing import Any
+
+import yaml
+
+from sb3_trpo_ext import TRPO, zoo
+
+__all__ = ["hyperparams"]
+
+# Made at every access (see __getattr__)
+hyperparams: dict[str, dict[str, Any]]
+
+MONITOR = "sb3_trpo_ext.monitoring.WandbMonitor"
+
+NO_SWEEP = "sb3_trpo_ext.zoo.sweep: {}: nothing is overlaid, and zoo_configs/trpo.yml is used as it is."
+
+OF_THE_ZOO = frozenset({"n_envs", "n_timesteps", "normalize", "env_wrapper", "vec_env_wrapper", "frame_stack", "env_kwargs"})
+"""What an entry may hold beside the constructor's arguments."""
+
+BY_FLAGS = frozenset({"self", "env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model"})
+"""Arguments of the constructor that the Zoo sets itself, from its command line."""
+
+
+def __getattr__(name: str) -> Any:
+    """
+    Overlay our YAML with the parameters of the sweep that this run belongs to.
+
+    :param name: attribute of this module that isn't defined yet
+    :return: environment id to hyperparameters
+    :raises AttributeError: for every other name than ``hyperparams``
+    """
+    if name != "hyperparams":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    parameters = _parameters()
+    refuse_unknown(parameters)
+    return {env_id: _watched({**entry, **parameters}) for env_id, entry in zoo.hyperparams.items()}
+
+
+def _parameters() -> dict[str, Any]:
+    """
+    Read what the sweep has chosen.
+
+    :return: by name, of those only that are the sweep's: the config holds the Zoo's own flags too
+    """
+    try:
+        import wandb
+    except ImportError:
+        return _nothing("wandb is not installed")
+    if wandb.run is None:
+        return _nothing("there is no W&B run (--track begins one)")
+    path = wandb.run.settings.sweep_param_path
+    if not path:
+        return _nothing("this run belongs to no sweep (`wandb agent` starts those that do)")
+    with open(path, encoding="utf-8") as file:
+        names = [name for name in yaml.safe_load(file) if name not in ("wandb_version", "_wandb")]
+    return {name: _plain(wandb.run.config[name]) for name in names}
+
+
+def _nothing(reason: str) -> dict[str, Any]:
+    print(NO_SWEEP.format(reason), file=sys.stderr)
+    return {}
+
+
+def refuse_unknown(parameters: dict[str, Any]) -> None:
+    """
+    Refuse what would have no effect, or be an error far from here.
+
+    :param parameters: of the sweep
+    :raises ValueError: naming what is not known
+    """
+    known = (set(inspect.signature(TRPO.__init__).parameters) - BY_FLAGS) | OF_THE_ZOO
+    unknown = sorted(set(parameters) - known)
+    if unknown:
+        raise ValueError(
+            f"the sweep's {', '.join(unknown)}: no hyperparameter of TRPO or the Zoo (seed, device and other flags belong in "
+            "the sweep's command)."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """
+    Copy W&B's own dictionaries into plain ones.
+
+    :param value: of the config
+    :return: the same, plain
+    """
+    return {key: _plain(item) for key, item in value.items()} if hasattr(value, "items") else value
+
+
+def _watched(entry: dict[str, Any]) -> dict[str, Any]:
+    """
+    Have W&B told what the run was really made with, alarms and artifacts.
+
+    :param entry: hyperparameters of an environment
+    :return: the same with ``WandbMonitor`` among its callbacks
+    """
+    callbacks = entry.get("callback") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    there = any(MONITOR in (callback if isinstance(callback, dict) else [callback]) for callback in callbacks)
+    return entry if there else {**entry, "callback": [*callbacks, MONITOR]}

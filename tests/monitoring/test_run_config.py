@@ -1,0 +1,72 @@
+"""The config of a run: every hyperparameter, as plain values, of any size and kind."""
+
+import inspect
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rl_zoo3.utils import SimpleLinearSchedule
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
+
+from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.monitoring.bounded import HIDDEN
+from sb3_trpo_ext.monitoring.run_config import ENTRIES, NOT_HYPERPARAMETERS, TEXT, plain, run_config
+from tests.monitoring.wandb_runs import FAKE_KEY
+
+
+def halved(progress: float) -> float:
+    return 0.1 * progress
+
+
+def test_every_argument_of_the_constructor_is_there() -> None:
+    kwargs = {"net_arch": {"pi": [8], "vf": [16]}, "activation_fn": torch.nn.ReLU}
+    model = TRPO("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs, learning_rate=halved, target_kl=0.02, device="cpu")
+    config = run_config(model)
+    arguments = set(inspect.signature(TRPO.__init__).parameters) - NOT_HYPERPARAMETERS
+    assert arguments <= set(config["trpo"])
+    assert config["trpo"]["policy_kwargs"] == {
+        "net_arch": {"pi": [8], "vf": [16]},
+        "activation_fn": "torch.nn.modules.activation.ReLU",
+    }
+    assert config["trpo"]["learning_rate"] == "halved: 0.1 at the start, 0.05 half way, 0 at the end"
+    assert (config["trpo"]["target_kl"], config["trpo"]["device"], config["trpo"]["seed"]) == (0.02, "cpu", None)
+    assert config["environment"]["id"] == "Pendulum-v1"
+    assert json.loads(json.dumps(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        ((1, None, True), [1, None, True]),
+        ({1: {"a": {2}}}, {"1": {"a": [2]}}),
+        (torch.device("cpu"), "cpu"),
+        (torch.float32, "torch.float32"),
+        (torch.zeros(1000), "torch.Tensor"),
+        (object(), "builtins.object"),
+        (ConstantSchedule(0.25), 0.25),
+        (LinearSchedule(1.0, 0.0, 0.5), "LinearSchedule: 1 at the start, 0 half way, 0 at the end"),
+        (SimpleLinearSchedule("0.2"), "SimpleLinearSchedule: 0.2 at the start, 0.1 half way, 0 at the end"),
+        (lambda: 3, "<lambda>"),
+        ("x" * 5000, "x" * TEXT),
+        (range(5), "builtins.range"),
+    ],
+)
+def test_values_become_plain(value: Any, expected: Any) -> None:
+    found = plain(value)
+    if expected == "<lambda>":
+        assert found.endswith("<lambda>")
+    else:
+        assert (found, type(found)) == (expected, type(expected))
+
+
+def test_it_is_bounded_and_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
+    endless: dict[str, Any] = {}
+    endless["again"] = endless
+    assert len(json.dumps(plain(endless))) < 200
+    assert len(plain(list(range(10_000)))) == ENTRIES
+    assert plain({"extractor": {"token": f"Bearer {FAKE_KEY}"}}) == {"extractor": {"token": f"Bearer {HIDDEN}"}}
