@@ -19,7 +19,7 @@ SOURCES := sb3_trpo_ext tests scripts
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: setup test pytest pytest-slow pytest-gpu type lint format check-codestyle imports docstrings commit-checks \
+.PHONY: setup setup-system test pytest pytest-slow pytest-gpu type lint format check-codestyle imports docstrings commit-checks \
         benchmark run clean help
 
 setup: $(READY)  ## make .venv with the pinned dependencies (again only if they changed)
@@ -30,8 +30,13 @@ setup: $(READY)  ## make .venv with the pinned dependencies (again only if they 
 	test -f $@ || $(PYTHON) -m venv --clear .venv
 	rm -f $@
 	.venv/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[zoo,wandb,envs,bench,dev]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[zoo,wandb,doctor,envs,bench,dev]"
 	touch $@
+
+# The doctor's page is tested in it; without it those tests are skipped, but not where CI=true. Needs root, and Debian or Ubuntu.
+setup-system:  ## install headless Chromium for the tests of the doctor's page
+	command -v chromium > /dev/null || { apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium; }
 
 run: $(READY)  ## the main job: ENV=Hopper-v5 STEPS=100000 SEED=0
 	$(PY) scripts/main_job.py --env $(ENV) --steps $(STEPS) --seed $(SEED)

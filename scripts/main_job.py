@@ -32,6 +32,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.doctor.page import PAGE_NAME, write_page
+from sb3_trpo_ext.doctor.read import read_run
+from sb3_trpo_ext.doctor.text import verdict
 
 EPISODES = 10
 LOGS = Path("logs")
@@ -256,6 +259,32 @@ def next_commands(run: Run, board: str) -> dict[str, str]:
     return commands
 
 
+def diagnose(run: Run, console: Console) -> None:
+    """
+    Let the doctor look at the run: its verdict on the screen, its page in the run's folder.
+
+    :param run: a run
+    :param console: where to
+    """
+    examined = read_run(run.folder)
+    console.print()
+    console.rule("Doctor", align="left", style="none")
+    console.print(verdict(examined))
+    for finding in examined.findings:
+        console.print(
+            f"{finding.severity} {finding.code} {finding.kind.name}: {finding.numbers}", markup=False, highlight=False
+        )
+    page = run.folder / PAGE_NAME
+    try:
+        write_page([examined], page)
+    except OSError as error:
+        console.print(f"The page can't be written: {error}", markup=False)
+        return
+    console.print(f"{'its page':<16}{_shown(page)}", soft_wrap=True, highlight=False)
+    if examined.findings:
+        console.print(f"{'more':<16}python -m sb3_trpo_ext doctor {_shown(run.folder)}", soft_wrap=True, highlight=False)
+
+
 def _shown(path: Path | str) -> str:
     """
     Shorten a path.
@@ -284,6 +313,7 @@ def main() -> int:
     with console.status(f"Playing {EPISODES} episodes before and after training"), contextlib.suppress(KeyboardInterrupt):
         returns = evaluate(run)
     closing_screen(run, returns, console)
+    diagnose(run, console)
     return code
 
 

@@ -9,6 +9,8 @@ eq. 16), A_t = delta_t + gamma lambda c_t A_{t+1}, where c_t = 0 if step t ends 
 gives back the residuals delta_t = r_t + gamma V(s_{t+1}) - V(s_t) from advantages and episode starts alone, whatever the last
 values and the bootstrapped time-outs were. For a perfect critic they are martingale differences: of mean 0 and uncorrelated,
 so that z = sum(delta) / sqrt(sum(delta²)) is standard normal for large n. GAE residuals are autocorrelated: theirs is not.
+Means of two phases of the episode are uncorrelated for the same reason, and their difference is tested as Welch's is ("The
+generalization of Student's problem when several different population variances are involved", 1947).
 
 All arrays here are SB3's (n_steps, n_envs).
 """
@@ -31,7 +33,7 @@ FIRST_BIN = 16
 depend on the residuals, which decide where episodes end."""
 
 LEAST_IN_BIN = 50
-"""A bin with fewer residuals is not tested: z is normal only for many."""
+"""A bin with fewer residuals, in it or outside of it, is not tested: z is normal only for many."""
 
 TOP_SHARE = 0.01
 """Share of the samples whose weight ``advantage_top_weight`` is."""
@@ -48,7 +50,7 @@ class ResidualTest:
     :param td_p: two-sided p-value of it
     :param td_time_starts: first step within the episode of each bin that was tested
     :param td_time_means: mean residual of each bin
-    :param td_time_z: the same test in each bin
+    :param td_time_z: Welch's z of each bin's mean minus that of all outside of it, standard normal if no phase differs
     :param td_time_p: smallest p-value of any bin, times the number of bins (Bonferroni), at most 1
     """
 
@@ -139,15 +141,16 @@ def residual_test(residuals: Tensor, ages: Tensor, known: Tensor) -> ResidualTes
     if everything is None:
         return ResidualTest(None, None, None, None, (), (), (), None)
     mean, rms, z = everything
+    dated = residuals[known]
     bins = (ages[known] // FIRST_BIN).clamp(min=0)
     # 0 for the first FIRST_BIN steps, then doubling: 1, 2-3, 4-7, ...
     bins = torch.where(bins > 0, bins.double().clamp(min=1).log2().floor().long() + 1, 0)
     found: list[tuple[int, float, float]] = []
     for number in range(int(bins.max()) + 1 if len(bins) else 0):
-        inside = residuals[known][bins == number]
-        tested = _self_normalised(inside) if len(inside) >= LEAST_IN_BIN else None
+        inside = bins == number
+        tested = _difference(dated[inside], dated[~inside])
         if tested is not None:
-            found.append((FIRST_BIN * 2 ** (number - 1) if number else 0, tested[0], tested[2]))
+            found.append((FIRST_BIN * 2 ** (number - 1) if number else 0, *tested))
     starts, means, scores = zip(*found, strict=True) if found else ((), (), ())
     p_values = [two_sided_p(score) for score in scores]
     by_time = min(1.0, len(p_values) * min(p_values)) if p_values else None
@@ -161,6 +164,16 @@ def _self_normalised(values: Tensor) -> tuple[float, float, float] | None:
         return None
     rms = math.sqrt(square)
     return mean, rms, math.sqrt(len(values)) * mean / rms
+
+
+def _difference(inside: Tensor, outside: Tensor) -> tuple[float, float] | None:
+    """Mean inside, and Welch's z of it minus the mean outside; None if either is too few, or nothing varies."""
+    if min(len(inside), len(outside)) < LEAST_IN_BIN:
+        return None
+    mean, other, square = torch.stack(
+        [inside.mean(), outside.mean(), inside.var() / len(inside) + outside.var() / len(outside)]
+    ).tolist()
+    return (mean, (mean - other) / math.sqrt(square)) if square > 0.0 else None
 
 
 def two_sided_p(z: float) -> float:

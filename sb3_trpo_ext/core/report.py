@@ -90,6 +90,7 @@ class UpdateReport:
     :param layer_units: how many units it has (of a convolution: channels)
     :param layer_dead: share of them that are dead: no slope for any sample, of the ReLU family
     :param layer_saturated: share of them that are saturated: no slope for any sample, of tanh, sigmoid and the like
+    :param layer_dead_before: share of them that were dead before the first update; () in all others
     :param actor_inactive: largest share of dead or saturated units of any activation of the actor
     :param critic_inactive: the same of the critic
     :param drift_kl: mean KL(pi_k || pi_{k-1}) on the batch that pi_k collected; None if the step before was not taken
@@ -99,7 +100,7 @@ class UpdateReport:
     :param td_p: two-sided p-value of it
     :param td_time_starts: first step within the episode of each bin that was tested
     :param td_time_means: mean residual in each bin
-    :param td_time_z: its bias in standard errors
+    :param td_time_z: how far it is from the mean of all other residuals, in standard errors
     :param td_time_p: smallest p-value of any bin, corrected for the number of bins
     :param explained_variance_mc: of the Monte-Carlo returns of episodes that end in the batch, by the values of the rollout
     :param mc_samples: steps of those episodes
@@ -176,6 +177,7 @@ class UpdateReport:
     layer_units: tuple[int, ...] = ()
     layer_dead: tuple[float, ...] = ()
     layer_saturated: tuple[float, ...] = ()
+    layer_dead_before: tuple[float, ...] = ()
     actor_inactive: float | None = None
     critic_inactive: float | None = None
     drift_kl: float | None = None

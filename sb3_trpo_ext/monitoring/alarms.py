@@ -110,15 +110,14 @@ _KINDS = (
         "TR301",
         "dead units",
         Severity.WARNING,
-        "More than a tenth of a layer's units are dead, for several updates: nothing passes through them.",
+        "A tenth or more of a layer's units have died since training began and stay dead: nothing passes through them.",
         _NEURONS,
     ),
     AlarmKind(
         "TR302",
         "saturated units",
         Severity.WARNING,
-        "More than a tenth of a layer's units are saturated: for every observation the activation is flat, so they don't "
-        "learn.",
+        "A tenth or more of a layer's units are saturated: for every observation the activation is flat, so they don't learn.",
         "Normalise observations (VecNormalize); a smaller critic learning rate; a smaller target_kl. (Some texts advise a "
         "larger trust region: large steps are what saturates units.)",
     ),
@@ -126,8 +125,25 @@ _KINDS = (
         "TR303",
         "dead layer",
         Severity.CRITICAL,
-        "Almost a whole layer is dead or saturated: the network no longer sees its observations.",
-        f"This network does not recover by itself: go back to a checkpoint from before, or begin anew. {_NEURONS}",
+        "Almost a whole layer of the actor is dead or saturated: the policy next to ignores its observations.",
+        f"It seldom recovers by itself: go back to a checkpoint from before, or begin anew. {_NEURONS}",
+    ),
+    AlarmKind(
+        "TR304",
+        "dead critic layer",
+        Severity.WARNING,
+        "Almost a whole layer of the critic is dead or saturated: values next to ignore the observations. It may recover by "
+        "itself; if the explained variance stays near 0, it has not.",
+        "Normalise rewards (VecNormalize): large returns are what drives a critic there; a smaller learning_rate; tanh or "
+        "leaky ReLU.",
+    ),
+    AlarmKind(
+        "TR305",
+        "units never active",
+        Severity.WARNING,
+        "A quarter or more of a layer's units have been dead since before the first update: not training is the cause but how "
+        "observations lie (ReLU units on inputs of one sign, as a rule).",
+        "Centre or normalise observations (VecNormalize), or use tanh or leaky ReLU.",
     ),
     AlarmKind(
         "TR401",
@@ -175,7 +191,7 @@ _KINDS = (
         "TR503",
         "critic explains nothing",
         Severity.WARNING,
-        "For many updates the critic has predicted no better than a constant: advantages are mostly noise.",
+        "For many updates the critic has predicted hardly better than a constant: advantages are mostly noise.",
         "Raise learning_rate or n_critic_updates; normalise rewards; check that observations tell how well things stand.",
     ),
     AlarmKind(

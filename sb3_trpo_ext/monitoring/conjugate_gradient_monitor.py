@@ -8,7 +8,7 @@ from statistics import median
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import CGStatus, UpdateStatus
 from sb3_trpo_ext.monitoring.alarm import Evidence
-from sb3_trpo_ext.monitoring.monitor import WARN, Finding, Monitor
+from sb3_trpo_ext.monitoring.monitor import SHARE, WARN, Finding, Monitor
 
 # Where a figure's range in ordinary runs is told, it is that of results/monitor_figures.csv (scripts/calibrate_monitors.py).
 
@@ -30,10 +30,13 @@ class ConjugateGradientMonitor(Monitor):
     :param failures: TR401, TR402: so many of the last ten updates failed, or needed more damping
     :param growth: TR403: share of its gain that the solve made in the last fifth of its iterations (at least one)
     :param verbose: as in SB3
+    :raises ValueError: for thresholds that nothing can be compared with
     """
 
     def __init__(self, on_trouble: str = WARN, failures: int = FAILURES, growth: float = GROWTH, verbose: int = 0):
         super().__init__(on_trouble, verbose)
+        self._check(*SHARE, growth=growth)
+        self._check(failures=failures)
         self.failures = failures
         self.growth = growth
 

@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from statistics import mean
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.monitor import WARN, Finding, Monitor
+from sb3_trpo_ext.monitoring.monitor import SHARE, WARN, Finding, Monitor
 
 # Where a figure's range in ordinary runs is told, it is that of results/monitor_figures.csv (scripts/calibrate_monitors.py).
 
 DROP, DROP_UPDATES = 0.4, 5
-"""Ordinary: up to 0.31 within five updates, and 0.16 where the KL is high."""
+"""Ordinary: up to 0.31 within five updates. A step of KL delta lets a Gaussian's log std fall by about sqrt(delta) for each
+dimension, so that at delta 0.01 five steps that do nothing else take 0.40, and Gaussians there are left to TR202."""
 
-HIGH_KL = 0.05
-"""Joint nats an update: five times what the field calls a normal step (0.01)."""
+HIGH_SHARE, HIGH_KL = 0.5, 0.05
+"""A policy moves far that uses half of what target_kl allows (ordinary: 0.46 to 0.93 in the steepest five updates of a run;
+below it, a fall is that of a policy which has next to nothing left to change), or, where target_kl allows a lot, 0.05 joint
+nats an update: five times what the field calls a normal step."""
 
 FLOOR = 0.05
 """Ordinary: 0.25 and more after 50,000 steps; a twentieth is a policy that does next to the same each time."""
@@ -29,29 +32,39 @@ GROWTH = 3.0
 """Ordinary: 1.0; three times the usual first std of 1 is beyond the bounds of most action spaces."""
 
 
+LEAST_NOISE = 0.8
+"""Of a Gaussian's samples with this std a fifth are outside [-1, 1]; growth from less is exploration, and clips nothing."""
+
+
 class EntropyMonitor(Monitor):
     """
     Watches the entropy.
 
     :param on_trouble: "warn", or "stop": end training at a critical alarm
     :param drop: TR201: so much of the exploration was lost within five updates, as a share of what there was before them
-    :param high_kl: TR201: and their mean joint KL is at least so many nats
+    :param high_share: TR201: and their mean KL is at least this share of target_kl
+    :param high_kl: TR201: or at least so many joint nats
     :param floor: TR202: share of the first exploration that is left
-    :param growth: TR203: the standard deviation is so many times the first one
+    :param growth: TR203: the standard deviation is so many times the first one, and at least 0.8
     :param verbose: as in SB3
+    :raises ValueError: for thresholds that nothing can be compared with
     """
 
     def __init__(
         self,
         on_trouble: str = WARN,
         drop: float = DROP,
+        high_share: float = HIGH_SHARE,
         high_kl: float = HIGH_KL,
         floor: float = FLOOR,
         growth: float = GROWTH,
         verbose: int = 0,
     ):
         super().__init__(on_trouble, verbose)
+        self._check(*SHARE, drop=drop, floor=floor)
+        self._check(high_share=high_share, high_kl=high_kl, growth=growth)
         self.drop = drop
+        self.high_share = high_share
         self.high_kl = high_kl
         self.floor = floor
         self.growth = growth
@@ -86,12 +99,13 @@ class EntropyMonitor(Monitor):
             return
         evidence = {"entropy": report.entropy if report.entropy is not None else "none", "exploration_left": now / first}
         lost = self._lost(first)
-        kl = mean(r.kl_joint for r in list(self.reports)[-DROP_UPDATES:])
-        if lost is not None and lost >= self.drop and kl >= self.high_kl:
-            yield "TR201", {**evidence, "lost": lost, "updates": DROP_UPDATES, "kl_joint": kl}
+        latest = list(self.reports)[-DROP_UPDATES:]
+        share, kl = mean(r.kl / r.target_kl for r in latest), mean(r.kl_joint for r in latest)
+        if lost is not None and lost >= self.drop and (share >= self.high_share or kl >= self.high_kl):
+            yield "TR201", {**evidence, "lost": lost, "updates": DROP_UPDATES, "kl_share": share, "kl_joint": kl}
         if now < self.floor * first:
             yield "TR202", evidence
-        if report.std is not None and now > self.growth * first:
+        if report.std is not None and now > self.growth * first and now >= LEAST_NOISE:
             yield "TR203", {**evidence, "std": report.std}
 
     def _lost(self, first: float) -> float | None:

@@ -7,7 +7,7 @@ from statistics import mean, median
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic, UpdateStatus
-from sb3_trpo_ext.monitoring.monitor import WARN, Finding, Monitor
+from sb3_trpo_ext.monitoring.monitor import SHARE, WARN, Finding, Monitor
 
 # Where a figure's range in ordinary runs is told, it is that of results/monitor_figures.csv (scripts/calibrate_monitors.py).
 
@@ -15,7 +15,7 @@ SPIKE, SPIKE_SHARE = 15.0, 50.0
 """Ordinary: up to 8.6 times the median, and up to 620 delta (with gSDE); a spike is both."""
 
 DRIFT_SHARE = 10.0
-"""Ordinary: up to 5.2 delta; twice that. (17 in a run of LunarLander whose critic was saturated: TR303.)"""
+"""Ordinary: up to 5.2 delta; twice that. (17 in a run of LunarLander whose critic was saturated: TR304.)"""
 
 BACKTRACKS = 3.0
 """Ordinary: up to 1.4; three of them at the default factor halve the step."""
@@ -42,6 +42,7 @@ class KLMonitor(Monitor):
     :param rejected: TR104: share of the last updates whose step was rejected
     :param unused: TR105: median of the last updates' KL, as a share of target_kl, is below it
     :param verbose: as in SB3
+    :raises ValueError: for thresholds that nothing can be compared with
     """
 
     diagnostics = (Diagnostic.DRIFT,)
@@ -58,6 +59,8 @@ class KLMonitor(Monitor):
         verbose: int = 0,
     ):
         super().__init__(on_trouble, verbose)
+        self._check(*SHARE, rejected=rejected, unused=unused)
+        self._check(spike=spike, spike_share=spike_share, drift_share=drift_share, backtracks=backtracks)
         self.spike = spike
         self.spike_share = spike_share
         self.drift_share = drift_share
@@ -105,7 +108,8 @@ class KLMonitor(Monitor):
         backtracks = float(figures["backtracks"] or 0.0)
         if backtracks >= self.backtracks:
             yield "TR103", {"backtracks": backtracks, "target_kl": report.target_kl}
-        used = median(r.kl / r.target_kl for r in searched if r.accepted)
+        accepted = [r.kl / r.target_kl for r in searched if r.accepted]
+        used = median(accepted) if accepted else self.unused
         if used < self.unused:
             yield "TR105", {"kl_share": used, "cg_damping": report.cg_damping}
 

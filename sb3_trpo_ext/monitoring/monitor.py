@@ -2,12 +2,13 @@
 What all monitors have in common: when they look, when an alarm is raised, and what becomes of it.
 
 A monitor looks at ``model.last_update`` once an update, where SB3 next calls it: at the start of the next rollout, or at the
-end of training (twice, in the RL Zoo). It reads the report and changes nothing.
+end of training (twice, in the RL Zoo). It reads the report and changes nothing; one that fails is switched off, and says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from abc import abstractmethod
 from collections import deque
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_ext.core.report import UpdateReport
@@ -30,6 +32,9 @@ CALM_UPDATES = 5
 """Updates without it after which a trouble is over, so that one that comes and goes is said once."""
 
 WARN, STOP = "warn", "stop"
+
+SHARE = (0.0, 1.0)
+"""Range of a threshold that is a share; any other is at least 0."""
 
 Finding = tuple[str, Evidence]
 
@@ -58,6 +63,16 @@ class Monitor(BaseCallback):
         self._calm: dict[str, int] = {}
         self._seen: int | None = None
         self._stopping = False
+        self._judged: BaseAlgorithm | None = None
+        self._off = False
+
+    def _check(self, lowest: float = 0.0, highest: float = math.inf, **values: float) -> None:
+        """Refuse thresholds that nothing could be compared with."""
+        for name, value in values.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not (number and lowest <= value <= highest):
+                wanted = f"at least {lowest:g}" if math.isinf(highest) else f"in [{lowest:g}, {highest:g}]"
+                raise ValueError(f"{type(self).__name__}: {name}={value!r} is not a number {wanted}.")
 
     @abstractmethod
     def judge(self, report: UpdateReport) -> Iterator[Finding]:
@@ -87,7 +102,7 @@ class Monitor(BaseCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """
-        Give what a resumed run needs to go on as if it had not ended.
+        Give what a resumed run needs to go on as if it had not ended. (Called by nobody yet: checkpoints will.)
 
         :return: plain numbers, strings, lists and dicts
         """
@@ -118,6 +133,14 @@ class Monitor(BaseCallback):
                 "which makes none. Use `from sb3_trpo_ext import TRPO`, or leave the monitor out."
             )
         subscribe(*self.diagnostics)
+        # One that was saved and loaded goes on where this monitor is; any other begins anew.
+        if self._judged not in (None, self.model) and getattr(self.model, "_n_updates", None) != (self._seen or 0):
+            self._forget()
+        self._judged = self.model
+
+    def _forget(self) -> None:
+        self.alarms, self.reports, self.kept = [], deque(maxlen=WINDOW), {}
+        self._calm, self._seen, self._off = {}, None, False
 
     def _on_training_start(self) -> None:
         # Who goes on after a stop means to.
@@ -133,6 +156,8 @@ class Monitor(BaseCallback):
         self.look()
 
     def _on_step(self) -> bool:
+        # Done already, unless it stands in an EveryNTimesteps, which passes on steps only.
+        self.look()
         return not self._stopping
 
     def _last_update(self) -> Any:
@@ -141,20 +166,33 @@ class Monitor(BaseCallback):
     def look(self) -> None:
         """Judge the newest update, unless that is done."""
         report = self._last_update()
-        if report is None or report.n_updates == self._seen:
+        if self._off or report is None or report.n_updates == self._seen:
             return
         self._seen = report.n_updates
         self.reports.append(report)
-        found = dict(self.judge(report))
-        for name, value in self.figures().items():
-            if value is not None:
-                # SB3 prints a table an update, which may not hold names as long as these.
-                self.logger.record(f"monitor/{name}", value, exclude="stdout")
-        for code, evidence in found.items():
+        try:
+            found = {code: self._alarm(report, code, evidence) for code, evidence in self.judge(report)}
+            figures = {name: value for name, value in self.figures().items() if value is not None}
+        except Exception as error:  # in a threshold or a monitor of somebody's own there may be anything
+            self._off = True
+            text = f"{type(self).__name__} is switched off: it can't judge update {report.n_updates} ({error!r})"
+            warnings.warn(f"TRPO: {text}", UserWarning, stacklevel=2)
+            return
+        for name, value in figures.items():
+            # SB3 prints a table an update, which may not hold names as long as these.
+            self.logger.record(f"monitor/{name}", value, exclude="stdout")
+        for code, alarm in found.items():
             if code not in self._calm:
-                self._raise(Alarm(code, report.n_updates, report.num_timesteps, evidence))
+                self._raise(alarm)
         calm = {code: 0 if code in found else updates + 1 for code, updates in self._calm.items()}
         self._calm = {code: n for code, n in calm.items() if n < CALM_UPDATES} | dict.fromkeys(found, 0)
+
+    def _alarm(self, report: UpdateReport, code: str, evidence: Evidence) -> Alarm:
+        """One that can be said and written."""
+        alarm = Alarm(code, report.n_updates, report.num_timesteps, evidence)
+        str(alarm)
+        alarm.to_json()
+        return alarm
 
     def _raise(self, alarm: Alarm) -> None:
         self.alarms.append(alarm)

@@ -53,8 +53,16 @@ class TrustRegionMonitor(QuietList):
         ]
         self.monitors = [cls(**{"on_trouble": on_trouble, **(settings or {})}) for cls, settings in chosen]
         self.recorder = None if recorder is False else FlightRecorder(**(recorder or {}))
+        self._asked_at: Any = None
         # Behind the monitors, whose alarms it looks at.
         super().__init__([*self.monitors, *([] if self.recorder is None else [self.recorder])])
+
+    def _on_step(self) -> bool:
+        report = getattr(self.model, "last_update", None)
+        if report is not self._asked_at:
+            # Where no start of a rollout is passed on (EveryNTimesteps), the first step after an update is one.
+            self._asked_at, self._answer = report, None
+        return super()._on_step()
 
     @property
     def alarms(self) -> list[Alarm]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_trpo_ext.core.activity import LayerActivity, evenly, layer_activity
@@ -21,7 +24,7 @@ from sb3_trpo_ext.core.diagnostics import (
     residual_test,
     td_residuals,
 )
-from sb3_trpo_ext.core.flat import Parameters
+from sb3_trpo_ext.core.flat import Parameters, Snapshot
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.core.update import PolicyProblem
 from sb3_trpo_ext.sb3.adapter import map_tensors
@@ -152,16 +155,15 @@ def _ends(model: TRPO, inputs: UpdateInputs) -> Tensor | None:
 
 
 def _activity(model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:
-    """Of the networks as they are after the update."""
-    policy = model.policy
+    """Of the networks as they are after the update, and once as they were before the first."""
     rows = evenly(len(inputs.batch), ACTIVITY_SAMPLES).to(inputs.batch.advantages.device)
     observations = map_tensors(lambda tensor: tensor[rows], inputs.batch.observations)
-    modules = list(policy.named_modules())
-    networks: dict[str, tuple[LayerActivity, ...]] = {
-        "actor": layer_activity(modules, lambda: policy.get_distribution(observations)),
-        "critic": layer_activity(modules, lambda: policy.predict_values(observations)),
-    }
+    networks = _networks(model.policy, observations)
     layers = [(f"{network} {layer.name}", layer) for network, found in networks.items() for layer in found]
+    before: list[LayerActivity] = []
+    if model._n_updates == 0:
+        with _as_before(model) as policy:
+            before = [layer for found in _networks(policy, observations).values() for layer in found]
     worst = {name: max((layer.inactive for layer in found), default=None) for name, found in networks.items()}
     return {
         "activity_samples": len(rows),
@@ -169,6 +171,27 @@ def _activity(model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:
         "layer_units": tuple(layer.units for _, layer in layers),
         "layer_dead": tuple(layer.dead for _, layer in layers),
         "layer_saturated": tuple(layer.saturated for _, layer in layers),
+        "layer_dead_before": tuple(layer.dead for layer in before),
         "actor_inactive": worst["actor"],
         "critic_inactive": worst["critic"],
     }
+
+
+def _networks(policy: ActorCriticPolicy, observations: Any) -> dict[str, tuple[LayerActivity, ...]]:
+    modules = list(policy.named_modules())
+    return {
+        "actor": layer_activity(modules, lambda: policy.get_distribution(observations)),
+        "critic": layer_activity(modules, lambda: policy.predict_values(observations)),
+    }
+
+
+@contextmanager
+def _as_before(model: TRPO) -> Iterator[ActorCriticPolicy]:
+    """The policy with what it held when the update began; afterwards bit for bit as now. (gSDE's can't be copied.)"""
+    now = Snapshot.take(chain(model.policy.parameters(), model.policy.buffers()))
+    try:
+        if model.last_update_start is not None:
+            model.last_update_start.held.snapshot.restore()
+        yield model.policy
+    finally:
+        now.restore()

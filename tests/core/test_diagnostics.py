@@ -121,9 +121,10 @@ def test_bins_double_and_small_ones_are_not_tested() -> None:
     assert 32 < LEAST_IN_BIN <= 64
     edges = [*found.td_time_starts, 1000]
     for start, end, mean, z in zip(edges, edges[1:], found.td_time_means, found.td_time_z, strict=False):
-        inside = residuals[start:end]
+        inside, outside = residuals[start:end], torch.cat([residuals[:start], residuals[end:]])
         assert mean == pytest.approx(float(inside.mean()))
-        assert z == pytest.approx(float(inside.sum() / inside.square().sum().sqrt()))
+        variance = float(inside.var()) / len(inside) + float(outside.var()) / len(outside)
+        assert z == pytest.approx((float(inside.mean()) - float(outside.mean())) / math.sqrt(variance))
     assert found.td_time_p == pytest.approx(min(1.0, 4 * min(map(two_sided_p, found.td_time_z))))
     assert found.td_z == pytest.approx(float(residuals.sum() / residuals.square().sum().sqrt()))
     assert (found.td_mean, found.td_rms) == pytest.approx((float(residuals.mean()), float(residuals.square().mean().sqrt())))
@@ -132,12 +133,14 @@ def test_bins_double_and_small_ones_are_not_tested() -> None:
 
 
 def test_unknown_ages_take_part_overall_only() -> None:
-    residuals, ages = torch.ones(400, 1).double(), torch.arange(400).unsqueeze(1) % 10
+    residuals, ages = torch.ones(400, 1).double(), torch.arange(400).unsqueeze(1) % 20
+    ages[350:] += 20
     known = torch.arange(400).unsqueeze(1) >= 300
     residuals[300:] = torch.tensor([1.0, -1.0]).repeat(50).unsqueeze(1)
+    ages[300:350] = 3
     found = residual_test(residuals, ages, known)
     assert found.td_mean == pytest.approx(0.75)
-    assert found.td_time_means == (0.0,)
+    assert (found.td_time_starts, found.td_time_means[0], found.td_time_z[0]) == ((0,), 0.0, 0.0)
     nothing = residual_test(residuals, ages, torch.zeros_like(known))
     assert (nothing.td_time_z, nothing.td_time_p, nothing.td_mean) == ((), None, found.td_mean)
 
@@ -151,6 +154,28 @@ def test_residuals_without_a_size_are_not_tested(residuals: Tensor) -> None:
 def test_a_constant_residual_is_as_biased_as_can_be() -> None:
     found = residual_test(torch.full((100, 1), -3.0).double(), torch.zeros(100, 1).long(), torch.ones(100, 1).bool())
     assert (found.td_mean, found.td_rms, found.td_z) == pytest.approx((-3.0, 3.0, -10.0))
+
+
+def test_a_bin_is_compared_with_the_rest_and_not_with_zero() -> None:
+    # As a review found: nearly all residuals are biased, and of the last bin, the flagged one, nothing was known for sure.
+    torch.manual_seed(0)
+    ages = torch.cat([torch.arange(128).repeat(15), torch.arange(128, 188)]).unsqueeze(1)
+    noise = torch.randn(len(ages), 1, dtype=torch.float64)
+    noise[ages >= 128] -= noise[ages >= 128].mean()
+    found = residual_test(noise - 0.25, ages, torch.ones_like(ages, dtype=torch.bool))
+    assert found.td_p is not None
+    assert found.td_time_p is not None
+    assert found.td_p < 1e-12
+    assert found.td_time_p > 0.05
+    shifted = residual_test(torch.where(ages < 128, noise - 0.25, noise + 0.75), ages, torch.ones_like(ages, dtype=torch.bool))
+    assert shifted.td_time_z[-1] == pytest.approx(1.0 / math.sqrt(float(noise[ages >= 128].var()) / 60), rel=0.05)
+
+
+def test_a_bin_without_a_rest_is_not_tested() -> None:
+    ages = torch.cat([torch.zeros(300), torch.full((LEAST_IN_BIN - 1,), 20)]).long().unsqueeze(1)
+    found = residual_test(torch.randn(len(ages), 1).double(), ages, torch.ones_like(ages, dtype=torch.bool))
+    assert (found.td_time_starts, found.td_time_p) == ((), None)
+    assert found.td_p is not None
 
 
 def test_p_values() -> None:

@@ -90,8 +90,13 @@ def make_model(env: dict[str, Any] | None = None, relu: bool = False, **settings
     return TRPO("MlpPolicy", make_vec_env(Small, n_envs=2, seed=0, env_kwargs=env or {}), **{**chosen, **settings})
 
 
-def healthy() -> TRPO:
-    return make_model(learning_rate=3e-3)
+def follow_and_tell(moment: Moment, action: np.ndarray) -> float:
+    """Something for the critic to learn, too."""
+    return follow(moment, action) + 3.0 * float(moment.seen[1])
+
+
+def healthy(relu: bool = False) -> TRPO:
+    return make_model({"reward": follow_and_tell}, relu, learning_rate=3e-3, gamma=0.5)
 
 
 # ---------------------------------------------------------------- KL and line search
@@ -134,6 +139,11 @@ def loophole_and_large_steps() -> TRPO:
     return make_model({"action_space": DISCRETE, "reward": first_is_best}, target_kl=0.3)
 
 
+def loophole_of_two_actions() -> TRPO:
+    """At sb3-contrib's own target_kl."""
+    return make_model({"action_space": spaces.Discrete(2), "reward": first_is_best}, target_kl=0.01)
+
+
 def loophole_and_small_steps() -> TRPO:
     return make_model({"action_space": DISCRETE, "reward": first_is_best}, target_kl=0.02)
 
@@ -151,6 +161,20 @@ def planted(share: float) -> TRPO:
     with torch.no_grad():
         layer.bias[: round(share * len(layer.bias))] = -100.0
     return model
+
+
+def steps_that_kill() -> TRPO:
+    """A third of the critic's second layer dies within the first update."""
+    return make_model(relu=True, learning_rate=0.1)
+
+
+def saturated_critic() -> TRPO:
+    """Rewards of thousands, and a critic that goes after them fast: what it explains is 0 but for rounding."""
+    return make_model({"reward": lambda now, action: 1e3 * follow(now, action)}, learning_rate=0.03)
+
+
+def observations_of_one_sign() -> TRPO:
+    return make_model({"observe": lambda now: 0.4 + 0.3 * now.rng.random(3)}, relu=True)
 
 
 def observations_without_a_scale() -> TRPO:
@@ -210,19 +234,21 @@ SCENARIOS: dict[str, tuple[Callable[[], TRPO], int]] = {
     "TR103": (trust_region_too_large, 12),
     "TR104": (one_candidate_only, 12),
     "TR105": (too_much_damping, 12),
-    "TR201": (loophole_and_large_steps, 12),
+    "TR201": (loophole_of_two_actions, 16),
     "TR202": (loophole_and_small_steps, 34),
     "TR203": (noise_is_rewarded, 20),
-    "TR301": (lambda: planted(0.25), 4),
+    "TR301": (steps_that_kill, 4),
     "TR302": (observations_without_a_scale, 4),
     "TR303": (lambda: planted(1.0), 4),
+    "TR304": (saturated_critic, 5),
+    "TR305": (observations_of_one_sign, 4),
     "TR401": (lambda: unsolvable(cg_damping=0.0, adaptive_damping=False), 5),
     "TR402": (lambda: unsolvable(cg_damping=1e-12, cg_damping_range=(1e-12, 10.0)), 5),
     "TR403": (lambda: make_model(cg_max_steps=1, cg_damping=1e-5), 12),
     "TR404": (lambda: make_model(cg_damping=1e-3, cg_damping_range=(1e-3, 1.1e-3), target_kl=1.0), 12),
     "TR501": (learning_rate_grows, 12),
     "TR502": (lambda: make_model({"reward": lambda now, action: 1e19 * follow(now, action)}), 2),
-    "TR503": (lambda: make_model({"reward": lambda now, _: 0.02 * float(now.rng.standard_normal())}, learning_rate=1e-9), 22),
+    "TR503": (saturated_critic, 24),
     "TR504": (rewards_become_noise, 26),
     "TR505": (wrong_and_smooth_critic, 12),
     "TR601": (lambda: make_model({"reward": lambda now, action: 1.0}, learning_rate=1e-9), 22),
@@ -231,3 +257,9 @@ SCENARIOS: dict[str, tuple[Callable[[], TRPO], int]] = {
     "TR604": (lambda: make_model({"reward": lambda *_: 1.0, "observe": lambda _: np.ones(3), "horizon": 1}), 4),
 }
 """By code: a model, and how many updates it takes."""
+
+OTHER_WAYS: list[tuple[str, Callable[[], TRPO], int]] = [
+    ("TR201", loophole_and_large_steps, 12),
+    ("TR503", lambda: make_model({"reward": lambda now, _: 0.02 * float(now.rng.standard_normal())}, learning_rate=1e-9), 22),
+]
+"""To the same alarm."""

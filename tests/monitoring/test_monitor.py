@@ -224,7 +224,7 @@ def test_thresholds_have_an_effect() -> None:
     settings = {
         "kl": {"drift_share": 0.0},
         "entropy": {"growth": 0.0},
-        "neurons": {"inactive": -1.0},
+        "neurons": {"inactive": 0.0},
         "cg": {"failures": 0},
         "value": {"unconverged": 0.0},
         "advantages": {"top_weight": 0.0},

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_ext.monitoring import ALARMS, Alarm, Severity, TrustRegionMonitor, TrustRegionWarning
 from tests.monitoring import scenarios
-from tests.monitoring.scenarios import SCENARIOS, healthy
+from tests.monitoring.scenarios import OTHER_WAYS, SCENARIOS, healthy
 
 
 def watch(model: Any, n_updates: int, **settings: Any) -> tuple[TrustRegionMonitor, list[str]]:
@@ -27,9 +27,8 @@ def test_there_is_a_scenario_for_every_alarm() -> None:
     assert SCENARIOS.keys() == ALARMS.keys()
 
 
-@pytest.mark.parametrize("code", SCENARIOS)
-def test_a_run_that_provokes_it_raises_it(code: str) -> None:
-    make, n_updates = SCENARIOS[code]
+@pytest.mark.parametrize(("code", "make", "n_updates"), [*((code, *way) for code, way in SCENARIOS.items()), *OTHER_WAYS])
+def test_a_run_that_provokes_it_raises_it(code: str, make: Any, n_updates: int) -> None:
     monitor, said = watch(make(), n_updates)
     raised = [alarm.code for alarm in monitor.alarms]
     assert code in raised
@@ -45,8 +44,9 @@ def test_a_run_that_provokes_it_raises_it(code: str) -> None:
         assert all(isinstance(v, str) or math.isfinite(v) for v in alarm.evidence.values())
 
 
-def test_a_healthy_small_run_raises_nothing() -> None:
-    monitor, said = watch(healthy(), 40)
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_healthy_small_run_raises_nothing(relu: bool) -> None:
+    monitor, said = watch(healthy(relu), 40)
     assert monitor.alarms == []
     assert said == []
 
@@ -124,8 +124,9 @@ def test_alarms_are_written_to_the_run_folder_as_they_are_raised() -> None:
     with pytest.warns(TrustRegionWarning, match="TR303"):
         model.learn(5 * 256, callback=[monitor, looks])
     assert looks.lines == [0, 0, 0, 2, 2]
+    # They were so before training began.
     rows = [json.loads(line) for line in Path("run/alarms.jsonl").read_text().splitlines()]
-    assert [row["code"] for row in rows] == [alarm.code for alarm in monitor.alarms] == ["TR301", "TR303"]
+    assert [row["code"] for row in rows] == [alarm.code for alarm in monitor.alarms] == ["TR305", "TR303"]
     assert rows[1]["evidence"]["layer"] == "actor mlp_extractor.policy_net.3"
     assert (rows[1]["severity"], rows[1]["n_updates"], rows[1]["num_timesteps"]) == ("critical", 3, 768)
     assert [Alarm(**{name: row[name] for name in ("code", "n_updates", "num_timesteps", "evidence")}) for row in rows] == (

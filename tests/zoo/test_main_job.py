@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from sb3_trpo_ext import TRPO
+from tests.monitoring.reports import make_report
 
 ROW = {"status": "accepted", "kl": 0.029, "kl_joint": 0.029, "target_kl": 0.03, "kl_reduction": "joint"}
 
@@ -88,13 +89,27 @@ def test_a_wrong_command_line_is_one_line_and_makes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_doctor_has_the_last_word(main_job: ModuleType) -> None:
+    rejected = [make_report(n, status="line_search_failed", target_kl=0.01) for n in range(1, 12)]
+    run = finished_run(main_job, [*(report.to_json() for report in rejected), ""])
+    console = Console(file=io.StringIO(), width=80)
+    main_job.diagnose(run, console)
+    text = console.file.getvalue()
+    assert "1 CRITICAL" in text
+    assert "critical TR104 rejected steps: rejected_share 1" in text
+    assert "logs/trpo/Hopper-v5_3/report.html" in text
+    assert "python -m sb3_trpo_ext doctor logs/trpo/Hopper-v5_3" in text
+    assert "TR104 rejected steps" in (run.folder / "report.html").read_text()
+
+
 @pytest.mark.slow
 def test_the_main_job_from_end_to_end(repo: Path) -> None:
     command = [sys.executable, str(repo / "scripts" / "main_job.py"), "--env", "InvertedPendulum-v5", "--steps", "6000"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "accepted of 3" in done.stdout
+    assert "Doctor" in done.stdout
     folder = Path("logs/trpo/InvertedPendulum-v5_1")
-    for name in ("progress.csv", "updates.jsonl", "advantages.npy", "vf_loss.npy", "InvertedPendulum-v5.zip"):
+    for name in ("progress.csv", "updates.jsonl", "advantages.npy", "vf_loss.npy", "InvertedPendulum-v5.zip", "report.html"):
         assert (folder / name).is_file(), name
     assert len(list(Path("wandb").glob("offline-run-*"))) == 1
     assert len(list(Path("runs").glob("*/*/*/events.out.tfevents.*"))) == 1

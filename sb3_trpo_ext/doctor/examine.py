@@ -1,0 +1,110 @@
+"""The monitors, looking at a run that is over: the same judgements with the same thresholds."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.doctor.finding import Evidence, Finding
+from sb3_trpo_ext.monitoring.advantage_monitor import AdvantageMonitor
+from sb3_trpo_ext.monitoring.conjugate_gradient_monitor import ConjugateGradientMonitor
+from sb3_trpo_ext.monitoring.dead_neuron_monitor import DeadNeuronMonitor
+from sb3_trpo_ext.monitoring.entropy_monitor import EntropyMonitor
+from sb3_trpo_ext.monitoring.kl_monitor import KLMonitor
+from sb3_trpo_ext.monitoring.monitor import CALM_UPDATES, Monitor
+from sb3_trpo_ext.monitoring.value_function_monitor import ValueFunctionMonitor
+
+MONITORS: tuple[type[Monitor], ...] = (
+    KLMonitor,
+    EntropyMonitor,
+    DeadNeuronMonitor,
+    ConjugateGradientMonitor,
+    ValueFunctionMonitor,
+    AdvantageMonitor,
+)
+
+AGAINST_TARGET = frozenset({"TR101", "TR102", "TR105"})
+"""Alarms that compare with target_kl."""
+
+
+@dataclass
+class Trouble:
+    """
+    One kind of alarm in one run.
+
+    :param first: number of the update where it began
+    :param first_steps: environment steps by then
+    :param evidence: the numbers of that moment
+    :param last: the last update where it was so
+    :param updates: how many
+    :param seen: updates that the doctor had seen by the last one
+    """
+
+    first: int
+    first_steps: int
+    evidence: Evidence
+    last: int
+    updates: int
+    seen: int
+
+
+class Examiner:
+    """
+    Looks at the updates of one run, oldest first.
+
+    :param target_known: whether target_kl is the run's
+    """
+
+    def __init__(self, target_known: bool = True):
+        self.monitors = [monitor() for monitor in MONITORS]
+        self.target_known = target_known
+        self.troubles: dict[str, Trouble] = {}
+        self.seen = 0
+        self.starts: deque[tuple[str, int, int]] = deque(maxlen=200)
+        """Code, update and steps of every time that a trouble began."""
+        self.unjudged = 0
+
+    def look(self, report: UpdateReport) -> None:
+        """
+        Judge one update.
+
+        :param report: the next one
+        """
+        self.seen += 1
+        for monitor in self.monitors:
+            monitor.reports.append(report)
+            try:
+                found = dict(monitor.judge(report))
+            except (ArithmeticError, LookupError, TypeError, ValueError):
+                # A file may hold figures that no update has: a KL of zero in a step that was taken.
+                self.unjudged += 1
+                continue
+            for code, evidence in found.items():
+                if self.target_known or code not in AGAINST_TARGET:
+                    self._note(code, report, evidence)
+
+    def _note(self, code: str, report: UpdateReport, evidence: Evidence) -> None:
+        trouble = self.troubles.get(code)
+        if trouble is None or self.seen - trouble.seen > CALM_UPDATES:
+            self.starts.append((code, report.n_updates, report.num_timesteps))
+        if trouble is None:
+            steps = report.num_timesteps
+            self.troubles[code] = Trouble(report.n_updates, steps, evidence, report.n_updates, 1, self.seen)
+            return
+        trouble.last, trouble.seen, trouble.updates = report.n_updates, self.seen, trouble.updates + 1
+
+    def findings(self) -> list[Finding]:
+        """What was found, in no order."""
+        return [
+            Finding(
+                code,
+                trouble.evidence,
+                since_update=trouble.first,
+                since_steps=trouble.first_steps,
+                last_update=trouble.last,
+                updates=trouble.updates,
+                ongoing=self.seen - trouble.seen < CALM_UPDATES,
+            )
+            for code, trouble in self.troubles.items()
+        ]

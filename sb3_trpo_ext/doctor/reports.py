@@ -1,0 +1,110 @@
+"""``updates.jsonl``, and what else can be made into reports: checked field by field, because nobody need trust a file."""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.doctor.bounds import Lines
+from sb3_trpo_ext.doctor.run import Run
+
+LARGEST_INTEGER = 2**53
+"""Counts beyond it are no counts, and no floats."""
+
+NUMBERS_BEYOND = 1e300
+"""Squares of larger ones overflow."""
+
+
+def read_reports(run: Run, path: Path) -> Iterator[UpdateReport]:
+    """
+    Read reports one by one; what is wrong with the file becomes a finding.
+
+    :param run: gets the findings
+    :param path: ``updates.jsonl``
+    :yields: reports in their order
+    """
+    lines = Lines(path)
+    bad: list[str] = []
+    n_bad, read, last_bad = 0, 0, False
+    for line in lines:
+        try:
+            report = checked(UpdateReport.from_json(line))
+        except (ValueError, RecursionError) as error:
+            n_bad, last_bad = n_bad + 1, True
+            bad = bad or [str(error)]
+            continue
+        read, last_bad = read + 1, False
+        yield report
+    say_lines(run, path, lines, n_bad + lines.too_long, last_bad, bad[0] if bad else "a line is too long", read)
+
+
+def say_lines(run: Run, path: Path, lines: Lines, n_bad: int, last_bad: bool, why: str, read: int) -> None:
+    """
+    Add what was wrong with the lines of a file.
+
+    :param run: gets the findings
+    :param path: the file
+    :param lines: after reading
+    :param n_bad: lines that could not be read
+    :param last_bad: whether the last one is among them
+    :param why: what was wrong with the first of them
+    :param read: lines that could be read
+    """
+    if last_bad and lines.cut_off:
+        run.find("DR004", path)
+        n_bad -= 1
+    if n_bad:
+        run.find("DR003" if read else "DR002", path, rows=n_bad, of=n_bad + read, first=why)
+    if lines.skipped:
+        run.find("DR005", path, mebibytes=lines.size >> 20, skipped=lines.skipped >> 20)
+
+
+def checked(report: UpdateReport) -> UpdateReport:
+    """
+    Make sure that a report holds what its fields say.
+
+    :param report: made from a file
+    :return: the same
+    :raises ValueError: if a field is of another type, not finite, or absurdly large
+    """
+    for name, (kinds, inner) in _TYPES.items():
+        value = getattr(report, name)
+        parts = value if inner is not None and isinstance(value, tuple) else (value,)
+        allowed = inner if inner is not None and isinstance(value, tuple) else kinds
+        if not all(_fits(part, allowed) for part in parts):
+            raise ValueError(f"{name} holds {str(value)[:40]!r}")
+    if not report.target_kl > 0.0 or report.n_updates < 0 or report.num_timesteps < 0:
+        raise ValueError("target_kl must be positive, counts not negative")
+    if len({len(report.layer_names), len(report.layer_units), len(report.layer_dead), len(report.layer_saturated)}) > 1:
+        raise ValueError("layers of different numbers")
+    return report
+
+
+def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        return False
+    if isinstance(value, int):
+        return abs(value) <= LARGEST_INTEGER
+    return not isinstance(value, float) or (math.isfinite(value) and abs(value) < NUMBERS_BEYOND)
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    plain = {part for part in parts if isinstance(part, type) and typing.get_origin(part) is None}
+    return tuple(plain | ({int} if float in plain else set()))
+
+
+def _field_types() -> dict[str, tuple[tuple[type, ...], tuple[type, ...] | None]]:
+    found: dict[str, tuple[tuple[type, ...], tuple[type, ...] | None]] = {}
+    for name, hint in typing.get_type_hints(UpdateReport).items():
+        inner = _kinds(typing.get_args(hint)[0]) if typing.get_origin(hint) is tuple else None
+        found[name] = (_kinds(hint), inner)
+    return found
+
+
+_TYPES = _field_types()
