@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.monitoring.bounded import without_keys
@@ -26,6 +28,9 @@ ENTRIES = 256
 
 TEXT = 1000
 """Characters of one value."""
+
+NAMED = re.compile(r"<\w+<([^<>]+)>+$")
+"""The end of what gymnasium's environments say of themselves: ``<TimeLimit<CartPoleEnv<CartPole-v1>>>``."""
 
 
 def run_config(model: BaseAlgorithm) -> dict[str, dict[str, Any]]:
@@ -60,16 +65,31 @@ def environment(model: BaseAlgorithm) -> dict[str, Any]:
     :param model: the model
     :return: id (None if it has none), how many, and the spaces
     """
-    env = model.get_env()
-    try:
-        spec = env.get_attr("spec", indices=0)[0] if env is not None else None
-    except Exception:  # a vectorised environment of one's own may know no attributes: then there is no id
-        spec = None
     spaces = {"observation_space": str(model.observation_space), "action_space": str(model.action_space)}
     normalised = model.get_vec_normalize_env() is not None
-    return {"id": getattr(spec, "id", None), "n_envs": model.n_envs, "vec_normalize": normalised} | {
+    return {"id": _env_id(model.get_env()), "n_envs": model.n_envs, "vec_normalize": normalised} | {
         name: text[:TEXT] for name, text in spaces.items()
     }
+
+
+def _local_spec(env: VecEnv | None) -> Any:
+    """Give the gymnasium specification of an environment in this process; it may not be what a worker can send."""
+    try:
+        return env.unwrapped.envs[0].unwrapped.spec  # type: ignore[union-attr]
+    except Exception:  # in other processes, or not gymnasium's
+        return None
+
+
+def _env_id(env: VecEnv | None) -> str | None:
+    """Ask a worker for text only: an answer that can't be pickled would end it, and the training."""
+    spec = _local_spec(env)
+    if spec is not None or env is None or hasattr(env.unwrapped, "envs"):
+        return getattr(spec, "id", None)
+    try:
+        found = NAMED.search(str(env.env_method("__str__", indices=0)[0]))
+    except Exception:  # a vectorised environment of one's own may know no methods: then there is no id
+        return None
+    return without_keys(found[1])[:TEXT] if found else None
 
 
 def versions() -> dict[str, str | int]:

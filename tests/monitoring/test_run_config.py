@@ -4,11 +4,15 @@ import inspect
 import json
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 from rl_zoo3.utils import SimpleLinearSchedule
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.monitoring.bounded import HIDDEN
@@ -70,3 +74,12 @@ def test_it_is_bounded_and_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(json.dumps(plain(endless))) < 200
     assert len(plain(list(range(10_000)))) == ENTRIES
     assert plain({"extractor": {"token": f"Bearer {FAKE_KEY}"}}) == {"extractor": {"token": f"Bearer {HIDDEN}"}}
+
+
+def test_workers_survive_a_specification_that_cant_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gym.registry, "Here-v0", gym.envs.registration.EnvSpec("Here-v0", lambda **_: CartPoleEnv()))
+    env = make_vec_env("Here-v0", n_envs=2, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"})
+    model = TRPO("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu")
+    assert run_config(model)["environment"]["id"] == "Here-v0"
+    model.learn(64)
+    env.close()
