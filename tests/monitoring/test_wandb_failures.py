@@ -286,7 +286,9 @@ def test_a_run_of_our_own_is_offline_exactly_without_a_key(
 
     def init(mode: str | None, **_: Any) -> Any:
         asked.append(mode)
-        return types.SimpleNamespace(settings=BrokenRun.settings, finish=lambda exit_code: None)
+        run = types.SimpleNamespace(settings=BrokenRun.settings, finish=lambda exit_code: None)
+        sys.modules["wandb"].run = run  # type: ignore[attr-defined]
+        return run
 
     class Settings(types.SimpleNamespace):
         model_fields: dict[str, Any] = {}
