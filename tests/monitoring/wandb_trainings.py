@@ -62,7 +62,7 @@ def users(sync: str) -> None:
     """The user has started a run."""
     import wandb
 
-    with wandb.init(project="mine", config={"mine": 1}, sync_tensorboard=sync == "synced") as run:
+    with wandb.init(project="mine", config={"mine": 1, "trpo": 3, "environment": "theirs"}, sync_tensorboard=sync == "synced") as run:
         trained = model(tensorboard_log="tb").learn(
             2 * N_STEPS * N_UPDATES, callback=callbacks(WandbMonitor(histogram_every=2))
         )
