@@ -323,6 +323,7 @@ def test_an_unknown_parameter_of_a_sweep_is_one_line(tmp_path: Path) -> None:
     [line] = re.findall(r"^sb3_trpo_ext: the sweep's seed, target_lk: .*$", output, re.MULTILINE)
     assert "belong in the sweep's command" in line
     assert "Traceback" not in output
+    assert only_run(tmp_path).exit_codes == [2]
 
 
 def test_a_killed_run_keeps_what_was_flushed(folder: Path, tmp_path: Path) -> None:
