@@ -56,8 +56,15 @@ class WandbRun:
 
     @property
     def syncs_tensorboard(self) -> bool:
-        """Whether W&B reads along what TensorBoard is told."""
-        return bool(self._tell("its settings", lambda run: run.settings.sync_tensorboard))
+        """Whether W&B reads along what TensorBoard is told: asked for with the run, or by ``wandb.tensorboard.patch``."""
+        patched = getattr(self._wandb, "patched", None) or {}
+        return bool(self._tell("its settings", lambda run: run.settings.sync_tensorboard) or patched.get("tensorboard"))
+
+    @property
+    def started(self) -> float | None:
+        """When the run was started, seconds of the epoch; None if it doesn't say."""
+        started = self._tell("its start", lambda run: getattr(run, "start_time", None))
+        return started if isinstance(started, float) else None
 
     def open(self) -> None:
         """

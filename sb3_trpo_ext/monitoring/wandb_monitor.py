@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import TensorBoardOutputFormat
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic
@@ -36,6 +35,7 @@ from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in, in_trial
 from sb3_trpo_ext.monitoring.wandb import WandbRun
 from sb3_trpo_ext.monitoring.wandb_files import MEGABYTE, dump_files, save_model, within
 from sb3_trpo_ext.monitoring.wandb_rows import OtherFigures, Summaries, alert_of, histograms, update_row
+from sb3_trpo_ext.monitoring.wandb_tensorboard import is_read_along
 
 PROJECT = "sb3"
 """The RL Zoo's default of --wandb-project-name."""
@@ -160,8 +160,7 @@ class WandbMonitor(BaseCallback):
             return
         if self.finish_on_sigterm:
             self._sigterm.install()
-        written = any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
-        self._synced = written and self._run.syncs_tensorboard
+        self._synced = self._run.syncs_tensorboard and is_read_along(self.logger.output_formats, self._run.started)
         if not self._synced:
             self._others = OtherFigures(self._run.log)
             self.logger.output_formats.append(self._others)

@@ -1,6 +1,7 @@
 """Which run is told of which training: models, runs and deaths that follow each other. W&B is one that only listens."""
 
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from tensorboard.summary.writer import event_file_writer
+from torch.utils.tensorboard import writer as torch_writer
 
 from sb3_trpo_ext import TRPO, UpdateReport
 from sb3_trpo_ext.monitoring import FlightRecorder, Monitor, WandbMonitor, flight_recorder, wandb_monitor
@@ -193,6 +197,40 @@ def test_trials_of_a_search_are_not_followed(wandb: Any) -> None:
     model().learn(2 * STEPS, callback=[WandbMonitor(), TrialEvalCallback()])
     assert (run.told, run.rows, run.artifacts) == ([], [], [])
     assert flight_recorder.NOT_IN_TRIALS == NOT_IN_TRIALS == TrialEvalCallback.__name__
+
+
+# ---------------------------------------------------------------- TensorBoard
+
+
+class Reads(event_file_writer.EventFileWriter):
+    """In the place where W&B puts its own."""
+
+
+@pytest.mark.parametrize("by", ["settings", "patch", "neither"])
+def test_a_writer_that_wandb_reads_is_told_everything_once(by: str, wandb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = wandb.init()
+    run.settings.sync_tensorboard = by == "settings"
+    wandb.patched["tensorboard"] = [["module", "name"]] if by == "patch" else []
+    monkeypatch.setattr(torch_writer, "EventFileWriter", Reads)
+    trained = model()
+    trained.set_logger(configure("tb", ["tensorboard"]))
+    trained.learn(2 * STEPS, callback=WandbMonitor(artifacts=False))
+    assert run.steps() == ([] if by != "neither" else [STEPS, 2 * STEPS])
+
+
+@pytest.mark.parametrize("how", ["before the class was replaced", "before the run"])
+def test_a_writer_that_is_older_than_the_run_is_said(how: str, wandb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = model()
+    if how == "before the run":
+        monkeypatch.setattr(torch_writer, "EventFileWriter", Reads)
+    trained.set_logger(configure("tb", ["tensorboard"]))
+    monkeypatch.setattr(torch_writer, "EventFileWriter", Reads)
+    run = wandb.init()
+    run.start_time = time.time() + (10 if how == "before the run" else 0)
+    run.settings.sync_tensorboard = True
+    with pytest.warns(UserWarning, match="TensorBoard writer is older than the run"):
+        trained.learn(2 * STEPS, callback=WandbMonitor(artifacts=False, histogram_every=0))
+    assert run.steps() == [STEPS, 2 * STEPS]
 
 
 # ---------------------------------------------------------------- what goes wrong in ourselves
