@@ -80,7 +80,9 @@ def _arguments(cls: type) -> list[str]:
     for base in reversed(cls.__mro__):
         if base is cls or base.__module__.partition(".")[0] not in ("stable_baselines3", "builtins", "abc"):
             parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-            names |= dict.fromkeys(each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD))
+            names |= dict.fromkeys(
+                each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+            )
     return list(names)
 
 

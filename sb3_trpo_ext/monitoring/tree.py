@@ -9,7 +9,6 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Event
 
 from sb3_trpo_ext.monitoring.alarm import Alarm
 
-
 NOT_IN_TRIALS = "TrialEvalCallback"
 """The callback by which the RL Zoo ends trials of a hyperparameter search; the flight recorder looks for the same."""
 

@@ -16,7 +16,15 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.monitoring.bounded import HIDDEN
-from sb3_trpo_ext.monitoring.run_config import ENTRIES, NOT_HYPERPARAMETERS, TEXT, environment, hyperparameters, plain, run_config
+from sb3_trpo_ext.monitoring.run_config import (
+    ENTRIES,
+    NOT_HYPERPARAMETERS,
+    TEXT,
+    environment,
+    hyperparameters,
+    plain,
+    run_config,
+)
 from tests.monitoring.wandb_runs import FAKE_KEY
 
 

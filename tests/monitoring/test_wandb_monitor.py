@@ -252,7 +252,9 @@ def test_the_zoos_track(tmp_path: Path) -> None:
     run = only_run(tmp_path)
     check_synced(run, [128, 256, 384])
     assert run.config["algo"] == "trpo"
-    assert run.config[OURS]["trpo"]["learning_rate"] == "SimpleLinearSchedule: 0.001 at the start, 0.0005 half way, 0 at the end"
+    assert (
+        run.config[OURS]["trpo"]["learning_rate"] == "SimpleLinearSchedule: 0.001 at the start, 0.0005 half way, 0 at the end"
+    )
     assert run.config[OURS]["environment"]["id"] == "CartPole-v1"
     assert [entry.path for artifact in run.artifacts for entry in artifact.manifest.contents] == [
         "model.zip",

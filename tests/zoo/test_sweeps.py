@@ -116,7 +116,10 @@ def fake_run(monkeypatch: pytest.MonkeyPatch, parameters: dict[str, Any] | None,
     wandb = types.ModuleType("wandb")
     ended: list[int | None] = []
     wandb.run = types.SimpleNamespace(  # type: ignore[attr-defined]
-        settings=settings, config={**config, **(parameters or {})}, ended=ended, finish=lambda exit_code: ended.append(exit_code)
+        settings=settings,
+        config={**config, **(parameters or {})},
+        ended=ended,
+        finish=lambda exit_code: ended.append(exit_code),
     )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
 
@@ -170,7 +173,14 @@ def test_what_would_have_no_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_integers_that_come_as_floats_are_integers(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"n_steps": 64.0, "max_critic_updates": 5.0, "n_envs": 2.0, "gamma": 1.0, "cg_max_steps": 2.5, "policy": "MlpPolicy"}
+    given = {
+        "n_steps": 64.0,
+        "max_critic_updates": 5.0,
+        "n_envs": 2.0,
+        "gamma": 1.0,
+        "cg_max_steps": 2.5,
+        "policy": "MlpPolicy",
+    }
     fake_run(monkeypatch, given)
     entry = module.hyperparams["CartPole-v1"]
     found = {name: entry[name] for name in given}
