@@ -31,6 +31,16 @@ def without_keys(text: str) -> str:
     return text
 
 
+def say(text: str, stacklevel: int = 2) -> None:
+    """
+    Warn, without credentials.
+
+    :param text: the message, which may quote others
+    :param stacklevel: as of ``warnings.warn``, counted from here
+    """
+    warnings.warn(without_keys(text), UserWarning, stacklevel=stacklevel + 1)
+
+
 class BoundedCalls:
     """
     Makes calls that may fail, each in a thread that is waited for only so long.
@@ -88,8 +98,4 @@ class BoundedCalls:
     def _say(self, what: str) -> None:
         if not self._said:
             self._said = True
-            warnings.warn(
-                without_keys(f"{self.name}: {what}. Training goes on; its CSV and TensorBoard files are complete."),
-                UserWarning,
-                stacklevel=4,
-            )
+            say(f"{self.name}: {what}. Training goes on; its CSV and TensorBoard files are complete.", stacklevel=4)

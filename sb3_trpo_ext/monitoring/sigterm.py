@@ -17,7 +17,7 @@ class BeforeSigterm:
     Nothing is changed outside the main thread (Python allows handlers only there), where SIGTERM is ignored or handled by
     something that is not Python, and in processes that are forked off later.
 
-    :param action: what is done first; it may not raise
+    :param action: what is done first, in a bounded time: SIGTERM is ignored meanwhile; it may not raise
     """
 
     def __init__(self, action: Callable[[], None]):
@@ -43,9 +43,17 @@ class BeforeSigterm:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None
 
+    def _act_undisturbed(self) -> None:
+        """A second SIGTERM would end the process in the middle of the action."""
+        installed = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            self._action()
+        finally:
+            signal.signal(signal.SIGTERM, installed)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() == self._process:
-            self._action()
+            self._act_undisturbed()
         if callable(self._previous):
             self._previous(number, frame)
             return

@@ -6,13 +6,12 @@ No failure of W&B is raised, and none takes longer than a bound: it is said once
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sb3_trpo_ext.monitoring.bounded import BoundedCalls
+from sb3_trpo_ext.monitoring.bounded import BoundedCalls, say
 from sb3_trpo_ext.monitoring.wandb_mode import must_go_offline
 from sb3_trpo_ext.monitoring.wandb_rows import AXIS, Binned
 
@@ -34,7 +33,7 @@ class WandbRun:
     """
 
     def __init__(self, **arguments: Any):
-        self.own = False
+        self._started: Any = None
         self._arguments = arguments
         self._wandb: Any = None
         self._run: Any = None
@@ -46,30 +45,53 @@ class WandbRun:
         return self._run is not None
 
     @property
+    def current(self) -> Any:
+        """What is told things, to be compared only; None if there is no run."""
+        return self._run
+
+    @property
+    def own(self) -> bool:
+        """Whether it was started here."""
+        return self._run is not None and self._run is self._started
+
+    @property
     def syncs_tensorboard(self) -> bool:
-        """Whether W&B reads along what TensorBoard is told."""
-        return bool(self._tell("its settings", lambda run: run.settings.sync_tensorboard))
+        """Whether W&B reads along what TensorBoard is told: asked for with the run, or by ``wandb.tensorboard.patch``."""
+        patched = getattr(self._wandb, "patched", None) or {}
+        return bool(self._tell("its settings", lambda run: run.settings.sync_tensorboard) or patched.get("tensorboard"))
+
+    @property
+    def started(self) -> float | None:
+        """When the run was started, seconds of the epoch; None if it doesn't say."""
+        started = self._tell("its start", lambda run: getattr(run, "start_time", None))
+        return started if isinstance(started, float) else None
 
     def open(self) -> None:
-        """Take the run that there is, or start one: offline where no key is configured, or the server does not answer."""
-        if self.is_open and self.own:
-            return
+        """
+        Take the run that there is, or start one: offline where no key is configured, or the server does not answer.
+
+        What is open stays so only while it is wandb's current run; failures of another run do not count against the next.
+        """
         try:
             import wandb
         except Exception as error:  # not installed, or broken: no reason not to train
-            warnings.warn(f"W&B: not available ({error}); training goes on without it (pip install wandb)", stacklevel=4)
+            say(f"W&B: not available ({error}); training goes on without it (pip install wandb)", stacklevel=4)
             return
         self._wandb = wandb
-        self._run = self._try("looking for a run", lambda: wandb.run)
-        self.own = not self.is_open
-        if not self.own:
+        there = getattr(wandb, "run", None)
+        if self.is_open and self._run is there:
+            return
+        self._calls = BoundedCalls("W&B", CALL_SECONDS)
+        self._run = there
+        if self.is_open:
             return
         offline = must_go_offline()
         if offline:
-            warnings.warn("W&B: no API key is configured: this run is offline; `wandb sync` sends it later", stacklevel=4)
+            say("W&B: no API key is configured: this run is offline; `wandb sync` sends it later", stacklevel=4)
         for mode in ("offline",) if offline else (None, "offline"):
             if not self.is_open:
                 self._run = self._try("starting a run", partial(self._start, mode), INIT_SECONDS + MARGIN_SECONDS)
+        self._started = self._run
 
     def _start(self, mode: str | None) -> Any:
         wanted = {

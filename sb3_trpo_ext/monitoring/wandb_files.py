@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from sb3_trpo_ext.monitoring.bounded import say
 
 MEGABYTE = 1_000_000
 
@@ -50,7 +51,7 @@ def dump_files(folder: Path, limit: int) -> list[Path]:
             chosen += files
             limit -= size
     if len(chosen) < sum(map(len, newest)):
-        warnings.warn("W&B: not all dumps fit into max_artifact_mb: the newest were taken", stacklevel=3)
+        say("W&B: not all dumps fit into max_artifact_mb: the newest were taken", stacklevel=3)
     return chosen
 
 
@@ -68,5 +69,5 @@ def within(files: Iterable[Path], limit: int) -> list[Path]:
         if size <= limit:
             kept.append(file)
         else:
-            warnings.warn(f"W&B: {file.name} ({size} bytes) is larger than max_artifact_mb and left out", stacklevel=3)
+            say(f"W&B: {file.name} ({size} bytes) is larger than max_artifact_mb and left out", stacklevel=3)
     return kept

@@ -17,23 +17,25 @@ taken from ``model.last_update``.
 from __future__ import annotations
 
 import tempfile
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import TensorBoardOutputFormat
 
+from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.monitoring.alarm import Alarm
+from sb3_trpo_ext.monitoring.bounded import say
 from sb3_trpo_ext.monitoring.monitor import Monitor
 from sb3_trpo_ext.monitoring.run_config import run_config
 from sb3_trpo_ext.monitoring.run_files import DUMPS_NAME
 from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
-from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in
+from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in, in_trial
 from sb3_trpo_ext.monitoring.wandb import WandbRun
 from sb3_trpo_ext.monitoring.wandb_files import MEGABYTE, dump_files, save_model, within
 from sb3_trpo_ext.monitoring.wandb_rows import OtherFigures, Summaries, alert_of, histograms, update_row
+from sb3_trpo_ext.monitoring.wandb_tensorboard import is_read_along
 
 PROJECT = "sb3"
 """The RL Zoo's default of --wandb-project-name."""
@@ -43,10 +45,11 @@ HISTOGRAM_EVERY, HISTOGRAM_BINS = 10, 64
 
 MAX_ARTIFACT_MB = 100.0
 
-"""The flight recorder's folder in the run folder."""
-
 SIGTERM_EXIT_CODE = 128 + 15
 """As a shell counts."""
+
+DIED_EXIT_CODE = 1
+"""As of Python, for an exception that nobody catches."""
 
 
 class WandbMonitor(BaseCallback):
@@ -100,6 +103,10 @@ class WandbMonitor(BaseCallback):
         self._seen: int | None = None
         self._published: int | None = None
         self._alerted: set[tuple[str, int]] = set()
+        self._earlier: list[Alarm] = []
+        self._followed: tuple[Any, Any] | None = None
+        self._active = False
+        self._said = False
 
     def state_dict(self) -> dict[str, Any]:
         """
@@ -129,44 +136,96 @@ class WandbMonitor(BaseCallback):
             subscribe(Diagnostic.ACTIVITY)
 
     def _on_training_start(self) -> None:
+        self._active = not in_trial(self.locals.get("callback"))
+        if self._active:
+            self._observe_failures()
+            self._guard("the start", self._start)
+
+    def _observe_failures(self) -> None:
+        """After all others: what the flight recorder dumps of a death is there to be published."""
+        observers = getattr(self.model, "failure_observers", None)
+        if isinstance(observers, list):
+            observers[:] = [*(observer for observer in observers if observer != self._on_death), self._on_death]
+
+    def _start(self) -> None:
+        self._run.open()
+        self._forget_another()
+        self._earlier = self._alarms()
         report = self._last_update()
         if self._seen is None and report is not None:
-            self._seen = report.n_updates  # from before this monitor was there
-        self._alerted |= {(alarm.code, alarm.n_updates) for alarm in self._alarms()}
-        self._run.open()
+            self._seen = report.n_updates  # from before this monitor, or this run, was there
+        # Still there where a ``learn`` before was broken off.
+        self._drop_others()
         if not self._run.is_open:
             return
-        written = any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
-        self._synced = written and self._run.syncs_tensorboard
-        self._run.describe(run_config(self.model))
-        # Still there where a ``learn`` before was broken off.
-        self.logger.output_formats = [output for output in self.logger.output_formats if not isinstance(output, OtherFigures)]
+        if self.finish_on_sigterm:
+            self._sigterm.install()
+        self._synced = self._run.syncs_tensorboard and is_read_along(self.logger.output_formats, self._run.started)
         if not self._synced:
             self._others = OtherFigures(self._run.log)
             self.logger.output_formats.append(self._others)
-        if self.finish_on_sigterm:
-            self._sigterm.install()
+        self._run.describe(run_config(self.model))
+
+    def _forget_another(self) -> None:
+        """What is known is of one model and one run. A state that was loaded is of those that come first."""
+        model, run = self._followed or (self.model, self._run.current)
+        if model is not self.model or run is not self._run.current:
+            self.summaries, self._seen, self._published = Summaries(), None, None
+            self._alerted = set()
+        self._followed = (self.model, self._run.current)
+
+    def _drop_others(self) -> None:
+        self.logger.output_formats = [output for output in self.logger.output_formats if not isinstance(output, OtherFigures)]
+        self._others = None
 
     def _on_rollout_start(self) -> None:
-        self._look()
+        if self._active:
+            self._observe_failures()
+            self._guard("an update", self._look)
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
-        self._look()
-        if self._others is not None:
-            # What SB3 would have dumped with a next update.
-            self._others.write(dict(self.logger.name_to_value), dict(self.logger.name_to_excluded), self.num_timesteps)
-            self.logger.output_formats = [output for output in self.logger.output_formats if output is not self._others]
-            self._others = None
-        report = self._last_update()
-        if self.artifacts and self._run.is_open and report is not None and report.n_updates != self._published:
-            self._published = report.n_updates
-            self._publish({"num_timesteps": report.num_timesteps, "n_updates": report.n_updates})
+        if not self._active:
+            return
+        self._guard("an update", self._look)
+        self._guard("the end", self._end)
         self._sigterm.remove()
         if self._run.own and self.finish:
             self._run.finish()
+
+    def _end(self) -> None:
+        if self._others is not None:
+            # What SB3 would have dumped with a next update.
+            self._others.write(dict(self.logger.name_to_value), dict(self.logger.name_to_excluded), self.num_timesteps)
+            self._drop_others()
+        report = self._last_update()
+        if self.artifacts and self._run.is_open and report is not None and report.n_updates != self._published:
+            self._published = report.n_updates
+            metadata = self._metadata(report)
+            self._guard("the model", lambda: self._publish_model(metadata))
+            self._publish_dumps(metadata)
+
+    def _on_death(self, error: BaseException) -> None:
+        """The training raised: its dumps are kept; a run of ours would otherwise be that of whatever comes next."""
+        self._sigterm.remove()
+        self._guard("an update", self._look)
+        self._guard("the end", self._drop_others)
+        report = self._last_update()
+        if self.artifacts and self._run.is_open:
+            self._guard("the dumps", lambda: self._publish_dumps({} if report is None else self._metadata(report)))
+        if self._run.own:
+            self._run.finish(DIED_EXIT_CODE)
+
+    def _guard(self, what: str, act: Callable[[], None]) -> None:
+        """Only watch: whatever is wrong with ourselves, or with what we are shown, is said once and ends no training."""
+        try:
+            act()
+        except Exception as error:
+            if not self._said:
+                say(f"W&B: {what} can't be followed ({error!r}); training goes on", stacklevel=4)
+            self._said = True
 
     def _last_update(self) -> Any:
         return getattr(self.model, "last_update", None)
@@ -189,31 +248,44 @@ class WandbMonitor(BaseCallback):
             self._run.log(row, {name: binned for name, (_, binned) in seen.items()})
         self.summaries.add(report, row, callbacks)
         self._run.summarise(self.summaries.shown())
-        for alarm in self._alarms() if self.alerts else ():
-            if (alarm.code, alarm.n_updates) not in self._alerted:
-                self._alerted.add((alarm.code, alarm.n_updates))
-                self._run.alert(alert_of(alarm))
+        for alarm in self._new_alarms() if self.alerts else ():
+            self._alerted.add((alarm.code, alarm.n_updates))
+            self._run.alert(alert_of(alarm))
+
+    def _new_alarms(self) -> list[Alarm]:
+        """An alarm from before this training, of this model or another, is not sent again."""
+        earlier = {id(alarm) for alarm in self._earlier}
+        alarms = (alarm for alarm in self._alarms() if id(alarm) not in earlier)
+        return [alarm for alarm in alarms if (alarm.code, alarm.n_updates) not in self._alerted]
 
     def _finish_early(self) -> None:
         """At SIGTERM: the run as it is, with the newest update, and nothing that could wait on the training itself."""
+        self._guard("an update", self._log_newest)
+        self._run.finish(SIGTERM_EXIT_CODE)
+
+    def _log_newest(self) -> None:
         report = self._last_update()
         if report is not None and report.n_updates != self._seen and not self._synced:
             self._run.log(update_row(self.model))
-        self._run.finish(SIGTERM_EXIT_CODE)
 
-    def _publish(self, metadata: dict[str, Any]) -> None:
-        limit = int(self.max_artifact_mb * MEGABYTE)
+    @staticmethod
+    def _metadata(report: UpdateReport) -> dict[str, Any]:
+        return {"num_timesteps": report.num_timesteps, "n_updates": report.n_updates}
+
+    def _publish_model(self, metadata: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                files = within(save_model(self.model, Path(folder)), limit)
-            except Exception as error:  # a full disk, a policy that can't be saved: no reason to end badly
-                warnings.warn(f"W&B: the model can't be saved as an artifact ({error})", stacklevel=4)
-                files = []
+            files = within(save_model(self.model, Path(folder)), self._limit)
             self._run.keep("model", Path(folder), files, metadata)
+
+    def _publish_dumps(self, metadata: dict[str, Any]) -> None:
         run_folder = getattr(self.model, "run_folder", None)
         if run_folder is not None:
             dumps = Path(run_folder) / DUMPS_NAME
-            self._run.keep(DUMPS_NAME, dumps, dump_files(dumps, limit), metadata)
+            self._run.keep(DUMPS_NAME, dumps, dump_files(dumps, self._limit), metadata)
+
+    @property
+    def _limit(self) -> int:
+        return int(self.max_artifact_mb * MEGABYTE)
 
     def _alarms(self) -> list[Alarm]:
         return alarms_in(self.locals.get("callback"))

@@ -36,6 +36,9 @@ TITLE = 63
 APART = 1.0
 """Seconds between alerts of one title that W&B sends; by default 60, in which a fast run has more than one."""
 
+WIDEST_DIGIT = 4.0
+"""Distances of neighbouring numbers in a bin at least, so that every bin has a width."""
+
 Binned = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
@@ -150,7 +153,22 @@ def histograms(model: Any, bins: int) -> dict[str, tuple[torch.Tensor, Binned]]:
     :return: values, and the same counted with the edges of the bins, by name
     """
     seen = distributions_seen(model)
-    return {name: (torch.as_tensor(values), np.histogram(values, bins=bins)) for name, values in seen.items()}
+    return {name: (torch.as_tensor(values), binned(values, bins)) for name, values in seen.items()}
+
+
+def binned(values: NDArray[np.float64], bins: int) -> Binned:
+    """
+    Count values.
+
+    :param values: finite, at least one
+    :param bins: how many
+    :return: counts and edges; values too near to each other for so many bins get wider ones around them
+    """
+    low, high = float(values.min()), float(values.max())
+    resolved = bins * WIDEST_DIGIT * float(np.spacing(max(abs(low), abs(high))))
+    if low < high < low + resolved:
+        low, high = low - resolved, high + resolved
+    return np.histogram(values, bins=bins, range=(low, high))
 
 
 def alert_of(alarm: Alarm) -> dict[str, Any]:

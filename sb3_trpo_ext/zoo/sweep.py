@@ -8,11 +8,13 @@ An agent hands its parameters over as ``--key=value``, which the RL Zoo does not
 
 import inspect
 import sys
+import typing
 from typing import Any
 
 import yaml
 
 from sb3_trpo_ext import TRPO, zoo
+from sb3_trpo_ext.monitoring.wandb import WandbRun
 
 __all__ = ["hyperparams"]
 
@@ -23,8 +25,18 @@ MONITOR = "sb3_trpo_ext.monitoring.WandbMonitor"
 
 NO_SWEEP = "sb3_trpo_ext.zoo.sweep: {}: nothing is overlaid, and zoo_configs/trpo.yml is used as it is."
 
-OF_THE_ZOO = frozenset({"n_envs", "n_timesteps", "normalize", "env_wrapper", "vec_env_wrapper", "frame_stack", "env_kwargs"})
+OF_THE_ZOO = frozenset(
+    {
+        *("n_envs", "n_timesteps", "normalize", "frame_stack"),
+        *("env_wrapper", "vec_env_wrapper", "env_kwargs", "monitor_kwargs"),
+    }
+)
 """What an entry may hold beside the constructor's arguments."""
+
+INTEGERS_OF_THE_ZOO = frozenset({"n_envs", "frame_stack"})
+
+REFUSED_EXIT_CODE = 2
+"""As our command line ends."""
 
 BY_FLAGS = frozenset({"self", "env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model"})
 """Arguments of the constructor that the Zoo sets itself, from its command line."""
@@ -41,7 +53,11 @@ def __getattr__(name: str) -> Any:
     if name != "hyperparams":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     parameters = _parameters()
-    refuse_unknown(parameters)
+    try:
+        refuse_unknown(parameters)
+    except ValueError:
+        _finish_refused()
+        raise
     return {env_id: _watched({**entry, **parameters}) for env_id, entry in zoo.hyperparams.items()}
 
 
@@ -62,7 +78,29 @@ def _parameters() -> dict[str, Any]:
         return _nothing("this run belongs to no sweep (`wandb agent` starts those that do)")
     with open(path, encoding="utf-8") as file:
         names = [name for name in yaml.safe_load(file) if name not in ("wandb_version", "_wandb")]
-    return {name: _plain(wandb.run.config[name]) for name in names}
+    return with_integers({name: _plain(wandb.run.config[name]) for name in names})
+
+
+def with_integers(parameters: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn 64.0 into 64 where an integer is asked for: W&B's quantised distributions give floats.
+
+    :param parameters: of the sweep
+    :return: the same; a float that is no integer stays, and is refused where it is used
+    """
+    hints = typing.get_type_hints(TRPO.__init__)
+    integers = {name for name, hint in hints.items() if hint in (int, int | None)} | INTEGERS_OF_THE_ZOO
+    return {
+        name: int(value) if name in integers and isinstance(value, float) and value.is_integer() else value
+        for name, value in parameters.items()
+    }
+
+
+def _finish_refused() -> None:
+    """Otherwise W&B would call it a success: what ends the process does not tell it the exit code."""
+    run = WandbRun()
+    run.open()
+    run.finish(REFUSED_EXIT_CODE)
 
 
 def _nothing(reason: str) -> dict[str, Any]:

@@ -226,6 +226,24 @@ def test_the_earlier_handler_is_called_after_ours_and_put_back() -> None:
 
 
 @pytest.mark.usefixtures("handler")
+def test_a_second_sigterm_does_not_disturb_the_first_ones_action() -> None:
+    called: list[str] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: called.append("earlier"))
+
+    def action() -> None:
+        called.append("begun")
+        os.kill(os.getpid(), signal.SIGTERM)
+        called.append("done")
+
+    ours = BeforeSigterm(action)
+    ours.install()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert called == ["begun", "done", "earlier"]
+    ours.remove()
+    assert callable(signal.getsignal(signal.SIGTERM))
+
+
+@pytest.mark.usefixtures("handler")
 def test_one_that_was_put_over_ours_stays() -> None:
     called: list[str] = []
     signal.signal(signal.SIGTERM, lambda number, frame: called.append("earlier"))
@@ -286,7 +304,9 @@ def test_a_run_of_our_own_is_offline_exactly_without_a_key(
 
     def init(mode: str | None, **_: Any) -> Any:
         asked.append(mode)
-        return types.SimpleNamespace(settings=BrokenRun.settings, finish=lambda exit_code: None)
+        run = types.SimpleNamespace(settings=BrokenRun.settings, finish=lambda exit_code: None)
+        sys.modules["wandb"].run = run  # type: ignore[attr-defined]
+        return run
 
     class Settings(types.SimpleNamespace):
         model_fields: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sb3_trpo_ext.monitoring.keys import KEYS
+from sb3_trpo_ext.monitoring.run_config import OURS
 from sb3_trpo_ext.monitoring.wandb import FLUSH_SECONDS
 from tests.monitoring.wandb_runs import FAKE_KEY, Recorded, environ, files_with, only_run, read_run, start, training
 from tests.monitoring.wandb_trainings import N_STEPS, N_UPDATES
@@ -38,15 +39,16 @@ def reports(folder: Path) -> list[dict[str, object]]:
 
 
 def test_the_config_says_what_the_run_was_made_with(run: Recorded) -> None:
-    trpo = run.config["trpo"]
+    trpo = run.config[OURS]["trpo"]
     assert (trpo["gamma"], trpo["n_steps"], trpo["learning_rate"], trpo["kl_unit"]) == (0.95, N_STEPS, 1e-3, "mean")
     assert {"target_kl", "cg_damping", "cg_precision", "adaptive_damping", "seed", "on_stale_batch", "policy_kwargs"} <= set(
         trpo
     )
-    assert run.config["environment"]["id"] == "CartPole-v1"
-    assert (run.config["environment"]["n_envs"], run.config["environment"]["vec_normalize"]) == (2, True)
+    assert run.config[OURS]["environment"]["id"] == "CartPole-v1"
+    assert run.config[OURS]["environment"]["n_envs"] == 2
+    assert run.config[OURS]["environment"]["vec_normalize"]["clip_obs"] == 10.0
     packages = {"numerics", "torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "wandb", "sb3-trpo-ext"}
-    assert packages <= set(run.config["versions"])
+    assert packages <= set(run.config[OURS]["versions"])
     assert " at 0x" not in json.dumps(run.config)
 
 
@@ -173,8 +175,8 @@ def wait_for(condition: object, seconds: float = 120) -> None:
 def test_a_run_of_the_users(tmp_path: Path) -> None:
     training(tmp_path, "users", "alone")
     run = only_run(tmp_path)
-    assert run.config["mine"] == 1
-    assert run.config["trpo"]["gamma"] == 0.95
+    assert (run.config["mine"], run.config["trpo"], run.config["environment"]) == (1, 3, "theirs")
+    assert run.config[OURS]["trpo"]["gamma"] == 0.95
     assert [step for step, _ in run.column("train/kl_joint")] == STEPS
     assert len(run.alerts) == 2
     assert run.exit_codes == [0]
@@ -201,7 +203,7 @@ def check_synced(run: Recorded, steps: list[int]) -> None:
     assert [step for step, _ in run.column("rollout/ep_rew_mean")] == steps
     assert ("*", "global_step") in [(metric.glob_name, metric.step_metric) for metric in run.metrics]
     assert run.summary["trpo/max_kl_share"] > 0
-    assert run.config["trpo"]["kl_unit"]
+    assert run.config[OURS]["trpo"]["kl_unit"]
 
 
 @pytest.mark.slow
@@ -250,8 +252,10 @@ def test_the_zoos_track(tmp_path: Path) -> None:
     run = only_run(tmp_path)
     check_synced(run, [128, 256, 384])
     assert run.config["algo"] == "trpo"
-    assert run.config["trpo"]["learning_rate"] == "SimpleLinearSchedule: 0.001 at the start, 0.0005 half way, 0 at the end"
-    assert run.config["environment"]["id"] == "CartPole-v1"
+    assert (
+        run.config[OURS]["trpo"]["learning_rate"] == "SimpleLinearSchedule: 0.001 at the start, 0.0005 half way, 0 at the end"
+    )
+    assert run.config[OURS]["environment"]["id"] == "CartPole-v1"
     assert [entry.path for artifact in run.artifacts for entry in artifact.manifest.contents] == [
         "model.zip",
         "vecnormalize.pkl",
@@ -306,7 +310,7 @@ def test_a_sweeps_parameters_arrive_in_the_model(tmp_path: Path) -> None:
     run = only_run(tmp_path)
     assert run.sweep_id == "abcd1234"
     assert run.config["target_kl"] == 0.0321
-    trpo = run.config["trpo"]
+    trpo = run.config[OURS]["trpo"]
     assert (trpo["target_kl"], trpo["n_steps"], trpo["policy_kwargs"]) == (0.0321, 128, {"net_arch": [16]})
     # What the sweep does not say is the YAML's.
     assert (trpo["kl_reduction"], trpo["n_critic_updates"]) == ("joint", 20)
@@ -321,6 +325,7 @@ def test_an_unknown_parameter_of_a_sweep_is_one_line(tmp_path: Path) -> None:
     [line] = re.findall(r"^sb3_trpo_ext: the sweep's seed, target_lk: .*$", output, re.MULTILINE)
     assert "belong in the sweep's command" in line
     assert "Traceback" not in output
+    assert only_run(tmp_path).exit_codes == [2]
 
 
 def test_a_killed_run_keeps_what_was_flushed(folder: Path, tmp_path: Path) -> None:

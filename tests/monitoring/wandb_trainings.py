@@ -36,6 +36,19 @@ class Own(BaseCallback):
         return True
 
 
+class Dumps(BaseCallback):
+    """Leaves two files, as the flight recorder would."""
+
+    def _on_rollout_end(self) -> None:
+        dumps = Path("run/dumps")
+        dumps.mkdir(parents=True, exist_ok=True)
+        (dumps / "small.json").write_text("{}")
+        (dumps / "large.npz").write_bytes(bytes(3_000_000))
+
+    def _on_step(self) -> bool:
+        return True
+
+
 def model(**settings: object) -> TRPO:
     env = VecNormalize(make_vec_env("CartPole-v1", n_envs=2, seed=0))
     return TRPO("MlpPolicy", env, n_steps=N_STEPS, batch_size=64, gamma=0.95, seed=0, log_folder="run", **settings)  # type: ignore[arg-type]
@@ -49,12 +62,8 @@ def callbacks(monitor: WandbMonitor) -> list[BaseCallback]:
 
 def own() -> None:
     """Nobody has started a run."""
-    dumps = Path("run/dumps")
-    dumps.mkdir(parents=True)
-    (dumps / "small.json").write_text("{}")
-    (dumps / "large.npz").write_bytes(bytes(3_000_000))
     monitor = WandbMonitor(histogram_every=2, max_artifact_mb=2.0)
-    model().learn(2 * N_STEPS * N_UPDATES, callback=callbacks(monitor))
+    model().learn(2 * N_STEPS * N_UPDATES, callback=[*callbacks(monitor), Dumps()])
     monitor.on_training_end()  # as the RL Zoo does
 
 
@@ -62,7 +71,9 @@ def users(sync: str) -> None:
     """The user has started a run."""
     import wandb
 
-    with wandb.init(project="mine", config={"mine": 1}, sync_tensorboard=sync == "synced") as run:
+    with wandb.init(
+        project="mine", config={"mine": 1, "trpo": 3, "environment": "theirs"}, sync_tensorboard=sync == "synced"
+    ) as run:
         trained = model(tensorboard_log="tb").learn(
             2 * N_STEPS * N_UPDATES, callback=callbacks(WandbMonitor(histogram_every=2))
         )

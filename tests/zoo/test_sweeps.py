@@ -114,7 +114,13 @@ def fake_run(monkeypatch: pytest.MonkeyPatch, parameters: dict[str, Any] | None,
         path.write_text(yaml.safe_dump({"wandb_version": 1, **{key: {"value": value} for key, value in parameters.items()}}))
     settings = types.SimpleNamespace(sweep_param_path=path and str(path))
     wandb = types.ModuleType("wandb")
-    wandb.run = types.SimpleNamespace(settings=settings, config={**config, **(parameters or {})})  # type: ignore[attr-defined]
+    ended: list[int | None] = []
+    wandb.run = types.SimpleNamespace(  # type: ignore[attr-defined]
+        settings=settings,
+        config={**config, **(parameters or {})},
+        ended=ended,
+        finish=lambda exit_code: ended.append(exit_code),
+    )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
 
 
@@ -157,8 +163,33 @@ def test_without_a_sweep_our_yaml_is_used_and_it_is_said(
 
 def test_what_would_have_no_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_run(monkeypatch, {"target_lk": 0.05, "seed": 1, "gamma": 0.9})
+    run = sys.modules["wandb"].run  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="the sweep's seed, target_lk: no hyperparameter"):
         _ = module.hyperparams
+    assert run.ended == [2]
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         _ = module.other
     assert set(inspect.signature(TRPO.__init__).parameters) >= BY_FLAGS
+
+
+def test_integers_that_come_as_floats_are_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "n_steps": 64.0,
+        "max_critic_updates": 5.0,
+        "n_envs": 2.0,
+        "gamma": 1.0,
+        "cg_max_steps": 2.5,
+        "policy": "MlpPolicy",
+    }
+    fake_run(monkeypatch, given)
+    entry = module.hyperparams["CartPole-v1"]
+    found = {name: entry[name] for name in given}
+    assert found == given
+    types_ = [type(value) for value in found.values()]
+    assert types_ == [int, int, int, float, float, str]
+    assert sys.modules["wandb"].run.ended == []  # type: ignore[attr-defined]
+
+
+def test_the_zoos_monitor_kwargs_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_run(monkeypatch, {"monitor_kwargs": {"info_keywords": ["is_success"]}})
+    assert module.hyperparams["CartPole-v1"]["monitor_kwargs"] == {"info_keywords": ["is_success"]}
