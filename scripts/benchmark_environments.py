@@ -24,8 +24,6 @@ from benchmarks.measure import row
 from benchmarks.trainings import alternate
 from evidence.provenance import REPO
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 CSV = REPO / "results" / training_page.ENVIRONMENTS_CSV
 WRAPPED = [("HalfCheetah-v5", 2), ("HalfCheetah-v5", 8), ("CartPole-v1", 8)]
@@ -111,22 +109,6 @@ def process_rows(task: str, n_envs: int, few: int, repetitions: int) -> list[dic
     return [{"task": task, "n_envs": n_envs, **each} for each in rows]
 
 
-def show(rows: list[dict[str, str]], console: Console) -> None:
-    """
-    Print a cell.
-
-    :param rows: its rows
-    :param console: where
-    """
-    title = f"{rows[0]['part']}: {rows[0]['task']}, {rows[0]['n_envs']} environments"
-    table = Table(title=title, title_justify="left")
-    for column in ("", "us an environment step", "ratio to SB3's"):
-        table.add_column(column, justify="right" if column else "left", overflow="fold")
-    for each in rows:
-        table.add_row(*map(Text, (each["side"], each["value"], training_page.ratio_text(each))))
-    console.print(table)
-
-
 def main(argv: list[str] | None = None) -> int:
     """
     Do what was asked for.
@@ -143,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     for measured, where in jobs:
         cells = training_page.as_cells(measured(*where, args.repetitions), source)
-        show(cells, console)
+        console.print(training_page.screen_table(cells, "SB3"))
         if args.write:
             training_page.add(CSV, cells)
     if args.write:

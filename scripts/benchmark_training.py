@@ -29,8 +29,6 @@ from benchmarks.trainings import CONTRIB, IMPLEMENTATIONS, OURS, OURS_IN_SB3S, P
 from evidence.configurations import BadInput
 from evidence.provenance import REPO
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 CSV = REPO / "results" / training_page.TRAINING_CSV
 WARM_UP = 1
@@ -115,22 +113,6 @@ def measure_cell(task: str, n_envs: int, sides: list[Training], args: argparse.N
     return [{"task": task, "n_envs": n_envs, **each} for each in rows]
 
 
-def show(rows: list[dict[str, str]], console: Console) -> None:
-    """
-    Print a cell.
-
-    :param rows: its rows
-    :param console: where
-    """
-    title = f"{rows[0]['task']}, {rows[0]['n_envs']} environments: microseconds an environment step"
-    table = Table(title=title, title_justify="left")
-    for column in ("part", "side", "median", "ratio to sb3-contrib"):
-        table.add_column(column, justify="left" if column in ("part", "side") else "right", overflow="fold")
-    for each in rows:
-        table.add_row(*map(Text, (each["part"], each["side"], each["value"], training_page.ratio_text(each))))
-    console.print(table)
-
-
 def main(argv: list[str] | None = None) -> int:
     """
     Do what was asked for.
@@ -156,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
                 return 2
             rows = measure_cell(task, n_envs, sides, args)
         cells = training_page.as_cells(rows, source)
-        show(cells, console)
+        console.print(training_page.screen_table(cells, CONTRIB))
         measured += cells
         if args.write:
             training_page.add(CSV, cells)

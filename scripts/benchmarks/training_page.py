@@ -13,6 +13,8 @@ from typing import Any
 from evidence.provenance import REPO
 from evidence.store import write_whole
 from evidence.tables import number, table
+from rich.table import Table
+from rich.text import Text
 
 from benchmarks.page import ORIGIN, VALUES, read
 from benchmarks.trainings import COLLECTION, CONTRIB, OURS, SIMULATOR, WHOLE
@@ -98,6 +100,24 @@ def ratio_text(row: Cells) -> str:
         return "-"
     ratio, low, high = (f"{float(row[key]):.2f}" for key in ("ratio", "ratio_low", "ratio_high"))
     return "1" if ratio == low == high == "1.00" else f"{ratio} [{low}, {high}]"
+
+
+def screen_table(rows: list[Cells], reference: str) -> Table:
+    """
+    Put a cell on the screen.
+
+    :param rows: its rows
+    :param reference: whose ratio is 1
+    :return: a table
+    """
+    title = f"{rows[0]['task']}, {rows[0]['n_envs']} environments: microseconds an environment step"
+    shown = Table(title=title, title_justify="left")
+    for column in ("part", "side", "median", f"ratio to {reference}"):
+        shown.add_column(column, justify="left" if column in ("part", "side") else "right", overflow="fold")
+    for row in rows:
+        # As Text: "[0.3, 0.4]" is no markup.
+        shown.add_row(*map(Text, (row["part"], row["side"], row["value"], ratio_text(row))))
+    return shown
 
 
 def verdicts(rows: list[Cells]) -> list[list[str]]:
