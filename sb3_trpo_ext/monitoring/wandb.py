@@ -105,11 +105,14 @@ class WandbRun:
 
     def describe(self, config: dict[str, Any]) -> None:
         """
-        Set config and axes. What else is in the config stays.
+        Set config. What else is in it stays.
 
         :param config: plain values
         """
         self._tell("the config", lambda run: run.config.update(config, allow_val_change=True))
+
+    def set_axes(self) -> None:
+        """Have all drawn over environment steps."""
         self._tell("the axis", lambda run: run.define_metric(AXIS, hidden=True))
         self._tell("the axes", lambda run: run.define_metric("*", step_metric=AXIS))
 

@@ -16,24 +16,20 @@ taken from ``model.last_update``.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.monitoring.alarm import Alarm
 from sb3_trpo_ext.monitoring.bounded import say
 from sb3_trpo_ext.monitoring.monitor import Monitor
 from sb3_trpo_ext.monitoring.run_config import run_config
-from sb3_trpo_ext.monitoring.run_files import DUMPS_NAME
 from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
 from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in, in_trial
 from sb3_trpo_ext.monitoring.wandb import WandbRun
-from sb3_trpo_ext.monitoring.wandb_files import MEGABYTE, dump_files, save_model, within
+from sb3_trpo_ext.monitoring.wandb_files import publish_dumps, publish_model
 from sb3_trpo_ext.monitoring.wandb_rows import OtherFigures, Summaries, alert_of, histograms, update_row
 from sb3_trpo_ext.monitoring.wandb_tensorboard import is_read_along
 
@@ -164,6 +160,7 @@ class WandbMonitor(BaseCallback):
         if not self._synced:
             self._others = OtherFigures(self._run.log)
             self.logger.output_formats.append(self._others)
+        self._run.set_axes()
         self._run.describe(run_config(self.model))
 
     def _forget_another(self) -> None:
@@ -203,18 +200,16 @@ class WandbMonitor(BaseCallback):
         report = self._last_update()
         if self.artifacts and self._run.is_open and report is not None and report.n_updates != self._published:
             self._published = report.n_updates
-            metadata = self._metadata(report)
-            self._guard("the model", lambda: self._publish_model(metadata))
-            self._publish_dumps(metadata)
+            self._guard("the model", lambda: publish_model(self._run, self.model, self.max_artifact_mb))
+            publish_dumps(self._run, self.model, self.max_artifact_mb)
 
     def _on_death(self, error: BaseException) -> None:
         """The training raised: its dumps are kept; a run of ours would otherwise be that of whatever comes next."""
         self._sigterm.remove()
         self._guard("an update", self._look)
         self._guard("the end", self._drop_others)
-        report = self._last_update()
         if self.artifacts and self._run.is_open:
-            self._guard("the dumps", lambda: self._publish_dumps({} if report is None else self._metadata(report)))
+            self._guard("the dumps", lambda: publish_dumps(self._run, self.model, self.max_artifact_mb))
         if self._run.own:
             self._run.finish(DIED_EXIT_CODE)
 
@@ -267,25 +262,6 @@ class WandbMonitor(BaseCallback):
         report = self._last_update()
         if report is not None and report.n_updates != self._seen and not self._synced:
             self._run.log(update_row(self.model))
-
-    @staticmethod
-    def _metadata(report: UpdateReport) -> dict[str, Any]:
-        return {"num_timesteps": report.num_timesteps, "n_updates": report.n_updates}
-
-    def _publish_model(self, metadata: dict[str, Any]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            files = within(save_model(self.model, Path(folder)), self._limit)
-            self._run.keep("model", Path(folder), files, metadata)
-
-    def _publish_dumps(self, metadata: dict[str, Any]) -> None:
-        run_folder = getattr(self.model, "run_folder", None)
-        if run_folder is not None:
-            dumps = Path(run_folder) / DUMPS_NAME
-            self._run.keep(DUMPS_NAME, dumps, dump_files(dumps, self._limit), metadata)
-
-    @property
-    def _limit(self) -> int:
-        return int(self.max_artifact_mb * MEGABYTE)
 
     def _alarms(self) -> list[Alarm]:
         return alarms_in(self.locals.get("callback"))

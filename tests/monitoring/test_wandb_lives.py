@@ -1,10 +1,10 @@
 """Which run is told of which training: models, runs and deaths that follow each other. W&B is one that only listens."""
 
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import writer as torch_writer
 
 from sb3_trpo_ext import TRPO, UpdateReport
-from sb3_trpo_ext.monitoring import FlightRecorder, Monitor, WandbMonitor, flight_recorder, wandb_monitor
+from sb3_trpo_ext.monitoring import FlightRecorder, Monitor, WandbMonitor, flight_recorder, wandb_files, wandb_monitor
 from sb3_trpo_ext.monitoring.alarm import Evidence
 from sb3_trpo_ext.monitoring.tree import NOT_IN_TRIALS
 from sb3_trpo_ext.monitoring.wandb_rows import binned
+from tests.monitoring.wandb_runs import FAKE_KEY
 
 STEPS = 64
 
@@ -117,7 +118,7 @@ class Told(Monitor):
 
 
 def fails(*_: Any, **__: Any) -> Any:
-    raise ZeroDivisionError("ours")
+    raise ZeroDivisionError(f"ours {FAKE_KEY}")
 
 
 # ---------------------------------------------------------------- one after another
@@ -236,15 +237,24 @@ def test_a_writer_that_is_older_than_the_run_is_said(how: str, wandb: Any, monke
 # ---------------------------------------------------------------- what goes wrong in ourselves
 
 
-@pytest.mark.parametrize("name", ["run_config", "update_row", "histograms", "dump_files", "save_model", "TemporaryDirectory"])
-def test_a_fault_of_the_monitor_ends_no_training(name: str, wandb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_monitor.tempfile if name == "TemporaryDirectory" else wandb_monitor, name, fails)
-    Path("run/dumps").mkdir(parents=True)
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        *((wandb_monitor, name) for name in ("run_config", "update_row", "histograms")),
+        *((wandb_files, name) for name in ("dump_files", "save_model")),
+        (tempfile, "TemporaryDirectory"),
+    ],
+)
+def test_a_fault_of_the_monitor_ends_no_training(module: Any, name: str, wandb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
+    monkeypatch.setattr(module, name, fails)
     with pytest.warns(UserWarning, match="W&B: .*can't be followed .*ours.*training goes on") as said:
         trained = model().learn(3 * STEPS, callback=WandbMonitor(histogram_every=1))
     assert trained.num_timesteps == 3 * STEPS
-    assert len([warning for warning in said if str(warning.message).startswith("W&B")]) == 1
-    assert wandb.runs[0].exit_codes == [None]
+    [warning] = [str(warning.message) for warning in said if str(warning.message).startswith("W&B")]
+    assert FAKE_KEY not in warning
+    [run] = wandb.runs
+    assert (run.exit_codes, run.told[:2]) == ([None], ["metric", "metric"])
 
 
 @pytest.mark.parametrize("values", [[0.1 + 0.2, 0.3], [0.3, 0.3], [0.0, 5e-324], [1e300, -1e300], [-2.0, 3.0]])
