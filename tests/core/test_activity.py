@@ -221,7 +221,9 @@ def test_in_place_functions_do_not_hide_what_they_got() -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [torch.sin, lambda x: F.relu(x) + 1.0, lambda x: x, lambda x: F.softmax(x, dim=-1)], ids=str
+    "function",
+    [torch.sin, lambda x: F.relu(x) + 1.0, lambda x: x, lambda x: F.softmax(x, dim=-1)],
+    ids=["sin", "shifted", "identity", "softmax"],
 )
 def test_what_can_not_be_told_is_left_out(function: Any) -> None:
     assert measure(Functional(function), torch.randn(32, 6)) == ()
