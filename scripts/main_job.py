@@ -266,9 +266,13 @@ def diagnose(run: Run, console: Console) -> None:
     :param run: a run
     :param console: where to
     """
-    examined = read_run(run.folder)
     console.print()
     console.rule("Doctor", align="left", style="none")
+    try:
+        examined = read_run(run.folder)
+    except Exception as error:  # it looks at what is done: nothing that it stumbles over makes the run a failure
+        console.print(f"The doctor could not look at it: {error!r}", markup=False)
+        return
     console.print(verdict(examined))
     for finding in examined.findings:
         console.print(

@@ -83,6 +83,8 @@ class Lines:
                     line = self._next(file)
                     if line is None:
                         continue
+                    if not line:
+                        break  # it has been cut off since it was opened
                     self.cut_off = not line.endswith(b"\n")
                     text = line.decode("utf-8", errors="replace").strip("\r\n")
                     if text.strip():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -157,7 +158,7 @@ class Finding:
     def plain(self) -> dict[str, Any]:
         """Everything as plain data."""
         values = {name: value for name, value in asdict(self).items() if name != "milder"}
-        values["evidence"] = {clean(name): clean(v) if isinstance(v, str) else v for name, v in self.evidence.items()}
+        values["evidence"] = {clean(name): _strict(value) for name, value in self.evidence.items()}
         kind = self.kind
         return {
             "code": self.code,
@@ -167,6 +168,13 @@ class Finding:
             "remedy": kind.remedy,
             **values,
         }
+
+
+def _strict(value: float | int | str) -> float | int | str:
+    """As JSON has it: text is cleaned, and a number that is not finite becomes text."""
+    if isinstance(value, str):
+        return clean(value)
+    return value if math.isfinite(value) else str(value)
 
 
 def _shown(value: float | int | str) -> str:

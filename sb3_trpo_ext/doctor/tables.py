@@ -43,6 +43,9 @@ CONTRIB_TARGET_KL = 0.01
 """sb3-contrib's default."""
 
 
+UNDEFINED_AT_TIMES = "train/explained_variance"
+
+
 @dataclass
 class Joined:
     """
@@ -128,7 +131,8 @@ def _finished(state: Joined) -> Iterator[UpdateReport]:
     row, number = state.kept, state.number
     steps = int(_finite(row.get(STEPS)) or 0)
     for key, value in row.items():
-        if isinstance(value, float) and not math.isfinite(value):
+        # SB3's explained variance is NaN by definition where the returns don't vary.
+        if isinstance(value, float) and not math.isfinite(value) and key != UNDEFINED_AT_TIMES:
             state.not_finite.setdefault(key, (number, steps))
     if KL not in row and SUCCESS not in row:
         return

@@ -18,6 +18,12 @@ ARGUMENTS, CONFIGURATION = FILES = ("args.yml", "config.yml")
 ORDERED = "tag:yaml.org,2002:python/object/apply:collections.OrderedDict"
 """The one tag that the Zoo's files carry, and the one that is understood."""
 
+BAD_SETTINGS = (
+    *(yaml.YAMLError, ValueError, TypeError, RecursionError),
+    *(OSError, AttributeError, LookupError, ArithmeticError),
+)
+"""What PyYAML raises for a file that nobody meant as settings."""
+
 WANTED: dict[str, tuple[type, ...]] = {
     "env": (str,),
     "algo": (str,),
@@ -30,7 +36,12 @@ WANTED: dict[str, tuple[type, ...]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values, and the Zoo's ordered dictionaries."""
+    """Plain values, and the Zoo's ordered dictionaries; no references: they can multiply."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "references are not read", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
 
 def _ordered(loader: _Loader, node: yaml.Node) -> OrderedDict[Any, Any]:
@@ -62,7 +73,16 @@ def read_settings(run: Run, folder: Path) -> None:
             settings = yaml.load(text, Loader=_Loader)  # safe: _Loader is a SafeLoader
             if not isinstance(settings, dict):
                 raise ValueError("no settings")
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError, OSError, AttributeError, LookupError) as error:
+        except (
+            yaml.YAMLError,
+            ValueError,
+            TypeError,
+            RecursionError,
+            OSError,
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+        ) as error:
             problem = getattr(error, "problem", None) or error
             run.find("DR002", path, why=f"{problem}")
             continue

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
+from sb3_trpo_ext.doctor.bounds import Lines
 from sb3_trpo_ext.doctor.read import EVENTS, read_run
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.zoo_files import read_settings
@@ -215,7 +216,7 @@ ZOO = """!!python/object/apply:collections.OrderedDict
         ("!!python/object/apply:collections.OrderedDict 3", False),
         ("!!python/object/apply:collections.OrderedDict [[[[1], 2]]]", False),
         ("!!python/name:os.system", False),
-        ("a: &a [*a, *a]\nb: [*a, *a]", True),
+        ("a: &a [*a, *a]\nb: [*a, *a]", False),
         ("[" * 3000, False),
         ("- 1", False),
         (ZOO[:60], False),
@@ -270,3 +271,22 @@ def test_pipes_and_links_are_not_followed(copy_of: Copy) -> None:
     (folder / "loop").symlink_to(folder)
     run = read_run(folder)
     assert run.points.seen == 22  # of progress.csv
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_ends() -> None:
+    path = Path("lines.txt")
+    path.write_text("line\n" * 50_000)
+    lines = iter(Lines(path))
+    assert next(lines) == "line"
+    os.truncate(path, 10)
+    assert len(list(lines)) < 50_000
+
+
+@pytest.mark.parametrize("text", ["a: &a {k: v}\nb: *a\n", "x: " + "1:" * 250 + "1.5\n"])
+def test_a_configuration_that_multiplies_itself_is_refused(text: str) -> None:
+    folder = Path("CartPole-v1")
+    folder.mkdir()
+    (folder / "config.yml").write_text(text)
+    run = Run(Path())
+    read_settings(run, folder)
+    assert [finding.code for finding in run.findings] == ["DR002"]
