@@ -22,11 +22,9 @@ from sb3_trpo_ext.monitoring.describe import describe_update
 from sb3_trpo_ext.monitoring.dump import files, write_dump
 from sb3_trpo_ext.monitoring.run_files import DUMPS_NAME
 from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
-from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in
+from sb3_trpo_ext.monitoring.tree import alarms_in, in_trial
 
 DIED = "died"
-NOT_IN_TRIALS = "TrialEvalCallback"
-"""The callback by which the RL Zoo ends trials of a hyperparameter search: hundreds of runs that nobody will replay."""
 
 
 class FlightRecorder(BaseCallback):
@@ -79,7 +77,8 @@ class FlightRecorder(BaseCallback):
         self.model.keep_update_start = True  # type: ignore[attr-defined]
 
     def _on_training_start(self) -> None:
-        self._active = all(type(part).__name__ != NOT_IN_TRIALS for part in callbacks_in(self.locals.get("callback")))
+        # A search is hundreds of runs that nobody will replay.
+        self._active = not in_trial(self.locals.get("callback"))
         if self._active:
             self.model.failure_observers.append(self._on_death)  # type: ignore[attr-defined]
             self._sigterm.install()

@@ -15,7 +15,7 @@ from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import writer as torch_writer
 
 from sb3_trpo_ext import TRPO, UpdateReport
-from sb3_trpo_ext.monitoring import FlightRecorder, Monitor, WandbMonitor, flight_recorder, wandb_files, wandb_monitor
+from sb3_trpo_ext.monitoring import FlightRecorder, Monitor, WandbMonitor, wandb_files, wandb_monitor
 from sb3_trpo_ext.monitoring.alarm import Evidence
 from sb3_trpo_ext.monitoring.tree import NOT_IN_TRIALS
 from sb3_trpo_ext.monitoring.wandb_rows import binned
@@ -197,7 +197,7 @@ def test_trials_of_a_search_are_not_followed(wandb: Any) -> None:
     run = wandb.init()
     model().learn(2 * STEPS, callback=[WandbMonitor(), TrialEvalCallback()])
     assert (run.told, run.rows, run.artifacts) == ([], [], [])
-    assert flight_recorder.NOT_IN_TRIALS == NOT_IN_TRIALS == TrialEvalCallback.__name__
+    assert NOT_IN_TRIALS == TrialEvalCallback.__name__
 
 
 # ---------------------------------------------------------------- TensorBoard
