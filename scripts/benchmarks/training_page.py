@@ -181,11 +181,11 @@ def sections(folder: Path = REPO / "results") -> str:
 
 
 ADVICE = (
-    "How to run them, as measured on two cores (tables *processes*, ratio to SB3's DummyVecEnv): with a light simulator, up to "
-    "some 0.2 ms a step (classic control, MuJoCo), keep all environments in one process (`--vec-env dummy`, the Zoo's default): a "
-    "message to another process costs more than a step. With a heavy one, milliseconds a step, use SubprocVecEnv. As many "
-    "processes as cores, each with a share of the environments, cost less than one for each environment, but SB3 has no such "
-    "VecEnv, and it gains little where processes pay at all."
+    "How to run them, as measured on two cores (tables *processes*, ratio to SB3's DummyVecEnv): with a light simulator, "
+    "up to some 0.2 ms a step (classic control, MuJoCo), keep all environments in one process (`--vec-env dummy`, the Zoo's "
+    "default): a message to another process costs more than a step. With a heavy one, milliseconds a step, use "
+    "SubprocVecEnv. As many processes as cores, each with a share of the environments, cost less than one for each "
+    "environment, but SB3 has no such VecEnv, and it gains little where processes pay at all."
 )
 
 
