@@ -45,7 +45,7 @@ _KINDS = (
         "DR005",
         "read in part",
         Severity.INFO,
-        "A file is larger than the doctor reads; it has read evenly spaced stretches of it.",
+        "A file is larger than the doctor reads; it has read stretches of it (TensorBoard: its beginning).",
         "Nothing: what happened in between may be missing here.",
     ),
     AlarmKind(
