@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
+import os
+import tempfile
 from importlib import resources
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from sb3_trpo_ext.doctor.figures import PLOTS, figure
 from sb3_trpo_ext.doctor.finding import VERDICTS, Finding, exit_code
+from sb3_trpo_ext.doctor.looks import COLOURS, DASHES, Look, looks_of
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.text import summary, verdict
 
@@ -30,9 +34,26 @@ def write_page(runs: list[Run], path: Path) -> None:
     :param path: where to; the folder has to be there
     :raises OSError: if that is impossible
     """
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(page(runs), encoding="utf-8")
-    fresh.replace(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    content = page(runs).encode()
+    # A name that nobody can foresee, and put a link there.
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".html")
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    """It can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def page(runs: list[Run]) -> str:
@@ -53,14 +74,16 @@ def page(runs: list[Run]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{html.escape(title)}: {VERDICTS[worst]}</title>",
+            f"<title>{html.escape(title)}: {runs[0].verdict if len(runs) == 1 else VERDICTS[worst]}</title>",
             f"<style>{_resource('page.css')}</style>",
         ]
     )
+    looks = looks_of(runs)
     body = "".join(
         [
             f"<header><h1>{html.escape(title)}</h1><p>TRPO doctor of sb3_trpo_ext</p></header><main>",
-            *('<section class="runs">', *map(_run, runs), "</section>"),
+            _how_told_apart(len(runs)),
+            *('<section class="runs">', *map(_run, runs, looks), "</section>"),
             *('<section class="plots">', *(_plot(plot.key, plot.title, plot.note) for plot in PLOTS if plot.key in drawn)),
             "</section>",
             f'<p class="missing">Not in these files: {html.escape("; ".join(missing))}.</p>' if missing else "",
@@ -93,9 +116,22 @@ def _plot(key: str, title: str, note: str) -> str:
     return f'<figure>{caption}<div id="plot-{key}"></div></figure>'
 
 
-def _run(run: Run) -> str:
+def _how_told_apart(n_runs: int) -> str:
+    if n_runs <= len(COLOURS) * len(DASHES):
+        return ""
+    return f'<p class="missing">{n_runs} runs share {len(COLOURS) * len(DASHES)} kinds of line: hovering names the run.</p>'
+
+
+def _swatch(look: Look) -> str:
+    """How its line looks."""
+    dash = "" if look.dash == "solid" else f' stroke-dasharray="{look.dash.replace("px", "")}"'
+    line = f'<line x1="0" y1="6" x2="44" y2="6" stroke="{look.colour}" stroke-width="3"{dash}/>'
+    return "" if look.alone else f'<svg width="44" height="12" aria-hidden="true">{line}</svg> '
+
+
+def _run(run: Run, look: Look) -> str:
     findings = "".join(map(_finding, run.findings)) or '<p class="calm">Nothing to complain about.</p>'
-    title = f'{html.escape(run.name)} <span class="verdict">{html.escape(verdict(run).plain)}</span>'
+    title = f'{_swatch(look)}{look.name} <span class="verdict">{html.escape(verdict(run).plain)}</span>'
     told = f"<h2>{title}</h2><p>{html.escape(summary(run))}</p>"
     return f'<article class="run {VERDICTS[run.exit_code]}">{told}{findings}</article>'
 

@@ -44,7 +44,7 @@ def verdict(run: Run) -> Text:
     counts = [sum(f.severity is severity for f in run.findings) for severity in (Severity.CRITICAL, Severity.WARNING)]
     parts = [f"{count} {name}" for count, name in zip(counts, ("critical", "warning"), strict=True) if count]
     told = ", ".join(parts).replace(" warning", " warnings" if counts[1] > 1 else " warning")
-    return Text(told.upper() if counts[0] else told or "healthy", style=VERDICT_STYLES[run.exit_code])
+    return Text(told or run.verdict, style=VERDICT_STYLES[run.exit_code] if told or run.judged else "bold")
 
 
 def summary(run: Run) -> str:
@@ -98,7 +98,7 @@ def as_json(runs: list[Run]) -> dict[str, Any]:
                 "algorithm": run.algorithm,
                 "n_updates": run.n_updates,
                 "num_timesteps": run.num_timesteps,
-                "verdict": VERDICTS[run.exit_code],
+                "verdict": run.verdict,
                 "exit_code": run.exit_code,
                 "findings": [finding.plain() for finding in run.findings],
             }
