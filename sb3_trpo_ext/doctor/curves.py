@@ -114,7 +114,7 @@ def kl(run: Run, look: Look) -> Iterator[go.Scatter]:
     """
     unit = "mean over action dimensions" if run.algorithm == CONTRIB else "joint"
     yield from curve(run, "kl_joint", f"KL of the step ({unit})", look)
-    yield from curve(run, "target_kl", f"δ ({unit})", look, "dash")
+    yield from curve(run, "target_kl", f"δ ({unit})", look, "dot")
 
 
 def entropy(run: Run, look: Look) -> Iterator[go.Scatter]:
@@ -171,9 +171,9 @@ def loss(run: Run, look: Look) -> Iterator[go.Scatter]:
     :param look: of the run
     :yields: curves
     """
-    told = list(curve(run, "value_loss_before", "before the epochs", look, "dot"))
-    yield from told
-    yield from curve(run, "value_loss_after", "after them", look) if told else curve(run, "value_loss", "value loss", look)
+    told = list(curve(run, "value_loss_after", "after the epochs", look))
+    yield from told or curve(run, "value_loss", "value loss", look)
+    yield from curve(run, "value_loss_before", "before the epochs", look, "dot")
 
 
 def layers(run: Run, look: Look) -> Iterator[go.Scatter]:

@@ -110,7 +110,7 @@ PLOTS = (
     Plot(
         "kl",
         "KL divergence of the step, against δ",
-        "Dashed: δ. Joint; of sb3-contrib's runs in its own unit, the mean over action dimensions. Zero: no step was taken.",
+        "Dotted: δ. Joint; of sb3-contrib's runs in its own unit, the mean over action dimensions. Zero: no step was taken.",
         "KL (nats)",
         curves.kl,
         span=_from_zero,
@@ -140,7 +140,7 @@ PLOTS = (
         curves.explained,
         span=_share,
     ),
-    Plot("loss", "Value loss", "Of the whole batch.", "loss", curves.loss, log=True),
+    Plot("loss", "Value loss", "Of the whole batch; dotted: before the epochs.", "loss", curves.loss, log=True),
     Plot(
         "layers",
         "Dead and saturated units per layer",

@@ -19,6 +19,9 @@ from sb3_trpo_ext.doctor.looks import COLOURS, DASHES, Look, looks_of
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.text import summary, verdict
 
+MAX_OPEN = 3
+"""Runs whose findings are unfolded; of more, only their names are."""
+
 PAGE_NAME = "report.html"
 """In a run's folder."""
 
@@ -83,7 +86,11 @@ def page(runs: list[Run]) -> str:
         [
             f"<header><h1>{html.escape(title)}</h1><p>TRPO doctor of sb3_trpo_ext</p></header><main>",
             _how_told_apart(len(runs)),
-            *('<section class="runs">', *map(_run, runs, looks), "</section>"),
+            *(
+                f'<section class="runs{" many" if len(runs) > MAX_OPEN else ""}">',
+                *(_run(run, look, len(runs) <= MAX_OPEN) for run, look in zip(runs, looks, strict=True)),
+                "</section>",
+            ),
             *('<section class="plots">', *(_plot(plot.key, plot.title, plot.note) for plot in PLOTS if plot.key in drawn)),
             "</section>",
             f'<p class="missing">Not in these files: {html.escape("; ".join(missing))}.</p>' if missing else "",
@@ -129,20 +136,22 @@ def _swatch(look: Look) -> str:
     return "" if look.alone else f'<svg width="44" height="12" aria-hidden="true">{line}</svg> '
 
 
-def _run(run: Run, look: Look) -> str:
-    findings = "".join(map(_finding, run.findings)) or '<p class="calm">Nothing to complain about.</p>'
+def _run(run: Run, look: Look, opened: bool) -> str:
+    findings = (
+        "".join(_finding(finding, opened) for finding in run.findings) or '<p class="calm">Nothing to complain about.</p>'
+    )
     title = f'{_swatch(look)}{look.name} <span class="verdict">{html.escape(verdict(run).plain)}</span>'
     told = f"<h2>{title}</h2><p>{html.escape(summary(run))}</p>"
-    return f'<article class="run {VERDICTS[run.exit_code]}">{told}{findings}</article>'
+    return f'<article class="run {run.verdict}">{told}{findings}</article>'
 
 
-def _finding(finding: Finding) -> str:
+def _finding(finding: Finding, opened: bool) -> str:
     kind = finding.kind
     rows = {"File": finding.file, "Evidence": finding.numbers, "Since": finding.since, "Try": kind.remedy}
     told = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items() if text)
     replay = f"<dt>Replay</dt><dd><code>{html.escape(finding.replay)}</code></dd>" if finding.replay else ""
     return (
-        f'<details class="{finding.severity}" {"open" if str(finding.severity) != "info" else ""}>'
+        f'<details class="{finding.severity}" {"open" if opened and str(finding.severity) != "info" else ""}>'
         f"<summary><b>{finding.severity}</b> {finding.code} {html.escape(kind.name)}</summary>"
         f"<p>{html.escape(kind.meaning)}</p><dl>{told}{replay}</dl></details>"
     )
