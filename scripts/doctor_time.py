@@ -1,4 +1,4 @@
-"""How long the doctor takes at most (processor time): files larger than it reads, one by one and in one run (docs/doctor.md)."""
+"""How long the doctor takes at most: files larger than it reads, one by one and in one run (docs/doctor.md)."""
 
 from __future__ import annotations
 

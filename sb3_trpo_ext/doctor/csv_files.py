@@ -88,7 +88,12 @@ def read_episodes(run: Run, paths: list[Path]) -> None:
     :param run: gets returns, the environment's id and findings
     :param paths: one for each environment
     """
-    files = [_episodes(run, path, len(paths)) for path in paths]
+    files: list[np.ndarray] = []
+    for path in paths:
+        try:
+            files.append(_episodes(run, path, len(paths)))
+        except OSError as error:
+            run.find("DR002", path, why=error.strerror or str(error))
     episodes = np.concatenate([found for found in files if len(found)] or [np.empty((0, 3))])
     # Times in the order in which they were written, those of several environments interleaved.
     episodes = episodes[np.argsort(episodes[:, 0], kind="stable")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,10 +65,10 @@ def runs_below(folders: list[Path], target_kl: float | None = None) -> Iterator[
 def _places(run: Run) -> list[Place]:
     """Runs' folders, by name."""
     found: list[Place] = []
-    waiting: list[tuple[Path, int, Place | None]] = [(run.path, 0, None)]
+    waiting: deque[tuple[Path, int, Place | None]] = deque([(run.path, 0, None)])
     left, too_deep = MAX_ENTRIES, 0
     while waiting and left > 0:
-        folder, depth, owner = waiting.pop(0)
+        folder, depth, owner = waiting.popleft()
         there = listing(folder, left)
         left -= there.n_entries
         if there.problem:

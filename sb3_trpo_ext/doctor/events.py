@@ -43,13 +43,16 @@ def read_events(run: Run, paths: list[Path]) -> Iterator[Row]:
     """
     if len(paths) > MAX_FILES:
         run.left_out(f"{len(paths) - MAX_FILES} of {len(paths)} event files, the oldest")
-    paths = paths[-MAX_FILES:]
-    sizes = [path.stat().st_size for path in paths]
-    allowed = min(1.0, run.limits.size / max(1, sum(sizes)))
-    begun = [_first_step(path) for path in paths]
-    for place, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+    begun: dict[Path, tuple[int, float]] = {}
+    for path in paths[-MAX_FILES:]:
+        try:
+            begun[path] = path.stat().st_size, _first_step(path)
+        except OSError as error:
+            run.find("DR002", path, why=error.strerror or str(error))
+    allowed = min(1.0, run.limits.size / max(1, sum(size for size, _ in begun.values())))
+    for place, (path, (size, _)) in enumerate(begun.items(), 1):
         # As in TensorBoard: who goes on from a checkpoint writes those steps again.
-        replaced_from = min(begun[place + 1 :], default=math.inf)
+        replaced_from = min((step for _, step in islice(begun.values(), place, None)), default=math.inf)
         kept = True
         for row in _rows(run, path, int(allowed * size)):
             kept = float(row[STEPS]) < replaced_from
@@ -65,7 +68,7 @@ def _first_step(path: Path) -> float:
     """Of what SB3 logs; infinity where there is nothing of that."""
     with path.open("rb") as file:
         try:
-            for record in islice(_records(file, 0, path.stat().st_size), BEGINNING):
+            for record in islice(_records(file, 0, min(WINDOW, path.stat().st_size)), BEGINNING):
                 for step, values in _scalars(record):
                     if next(iter(values)).startswith(SB3_TAGS):
                         return step

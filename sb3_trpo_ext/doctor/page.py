@@ -13,11 +13,12 @@ from pathlib import Path
 from plotly.io.json import to_json_plotly
 from plotly.offline import get_plotlyjs
 
+from sb3_trpo_ext.doctor.bounds import is_file
 from sb3_trpo_ext.doctor.figures import PLOTS, figure
-from sb3_trpo_ext.doctor.finding import VERDICTS, Finding, exit_code
+from sb3_trpo_ext.doctor.finding import Finding
 from sb3_trpo_ext.doctor.looks import COLOURS, DASHES, Look, looks_of
 from sb3_trpo_ext.doctor.run import Run
-from sb3_trpo_ext.doctor.text import summary, verdict
+from sb3_trpo_ext.doctor.text import summary, verdict, verdict_of_all
 
 MAX_OPEN = 3
 """Runs whose findings are unfolded; of more, only their names are."""
@@ -36,9 +37,10 @@ def write_page(runs: list[Run], path: Path) -> None:
     :param runs: what it is about
     :param path: where to; the folder has to be there
     :raises OSError: if that is impossible
+    :raises ValueError: if something else than a file is there
     """
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and not is_file(path):
+        raise ValueError("is there, and is no file" if not path.is_dir() else os.strerror(errno.EISDIR))
     content = page(runs).encode()
     # A name that nobody can foresee, and put a link there.
     number, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".html")
@@ -69,7 +71,6 @@ def page(runs: list[Run]) -> str:
     figures = {plot.key: figure(plot, runs) for plot in PLOTS}
     drawn = {key: json.loads(to_json_plotly(made)) for key, made in figures.items() if made is not None}
     missing = [plot.title for plot in PLOTS if plot.key not in drawn]
-    worst = exit_code(finding for run in runs for finding in run.findings)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     head = "".join(
         [
@@ -77,7 +78,7 @@ def page(runs: list[Run]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{html.escape(title)}: {runs[0].verdict if len(runs) == 1 else VERDICTS[worst]}</title>",
+            f"<title>{html.escape(title)}: {verdict_of_all(runs)}</title>",
             f"<style>{_resource('page.css')}</style>",
         ]
     )

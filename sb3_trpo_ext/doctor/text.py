@@ -47,6 +47,17 @@ def verdict(run: Run) -> Text:
     return Text(told or run.verdict, style=VERDICT_STYLES[run.exit_code] if told or run.judged else "bold")
 
 
+def verdict_of_all(runs: list[Run]) -> str:
+    """
+    Say how the worst of several runs is.
+
+    :param runs: the runs
+    :return: in a word or two
+    """
+    worst = max(runs, key=lambda run: (run.exit_code, run.judged), default=None)
+    return worst.verdict if worst is not None else VERDICTS[0]
+
+
 def summary(run: Run) -> str:
     """
     Say what a run is.
@@ -87,10 +98,9 @@ def as_json(runs: list[Run]) -> dict[str, Any]:
     :param runs: the runs
     :return: the verdict, and the findings of each run
     """
-    worst = exit_code(finding for run in runs for finding in run.findings)
     return {
-        "verdict": VERDICTS[worst],
-        "exit_code": worst,
+        "verdict": verdict_of_all(runs),
+        "exit_code": exit_code(finding for run in runs for finding in run.findings),
         "runs": [
             {
                 "path": str(run.path),

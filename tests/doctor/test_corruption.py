@@ -291,6 +291,20 @@ def test_a_file_that_may_not_be_read_leaves_the_others(copy_of: Copy, monkeypatc
     assert run.points.seen == 22  # of progress.csv
 
 
+@pytest.mark.parametrize("kind", ["TR104", "contrib"])
+def test_files_that_may_not_be_read_at_all(kind: str, copy_of: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copy_of(kind)
+    (folder / "monitor.csv").write_text("#{}\nr,l,t\n1.0,10,1.0\n")
+
+    def refuse(path: Path, *_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    run = read_run(folder)
+    assert {code for file, code in codes(run).items() if file != "evaluations.npz"} == {"DR002"}
+    assert run.exit_code == 1
+
+
 def test_what_follows_a_damaged_place_in_events_is_found_again() -> None:
     path = Path(f"{EVENTS}1")
     write_events(path, range(100))
