@@ -174,9 +174,9 @@ def test_episodes_beyond_the_limit_are_thinned_evenly() -> None:
 def test_arrays_are_drawn_thin_and_fast() -> None:
     np.save("kl.npy", np.full(10**6, 0.005, np.float32))
     np.savez("evaluations.npz", timesteps=np.arange(10**5), results=np.ones((10**5, 1)))
-    began = time.monotonic()
+    began = time.process_time()
     run = read_run(Path())
-    assert time.monotonic() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert run.n_updates == 10**6
     assert 1000 < len(run.points.values()) <= MAX_POINTS
     assert len(run.evaluations.values()) <= MAX_POINTS
@@ -185,23 +185,24 @@ def test_arrays_are_drawn_thin_and_fast() -> None:
 @pytest.mark.slow
 def test_a_huge_record_takes_bounded_time_and_memory(ours: Callable[[str], Path]) -> None:
     lines = (ours("healthy") / "updates.jsonl").read_text().splitlines()
+    size = 2**22
     Path("run").mkdir()
     with Path("run/updates.jsonl").open("w") as file:
         number = 0
-        while file.tell() < 4 * bounds.MAX_BYTES:
+        while file.tell() < 4 * size:
             for line in lines:
                 number += 1
                 report = {**json.loads(line), "n_updates": number, "num_timesteps": 256 * number}
                 file.write(json.dumps(report) + "\n")
     tracemalloc.start()
-    began = time.monotonic()
-    run = read_run(Path("run"))
-    taken, (_, peak) = time.monotonic() - began, tracemalloc.get_traced_memory()
+    began = time.process_time()
+    run = read_run(Path("run"), limits=Limits(size=size))
+    taken, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # The same 22 updates again and again may well raise a warning.
     assert "DR005" in [finding.code for finding in run.findings]
     assert run.exit_code <= 1
     assert run.n_updates == number
     assert len(run.points.values()) <= MAX_POINTS + 1
-    assert peak < 100 * 2**20
-    assert taken < 120  # with tracemalloc, on a slow machine
+    assert peak < 20 * 2**20
+    assert taken < 30  # with tracemalloc
