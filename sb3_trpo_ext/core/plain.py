@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-LARGEST_INTEGER = 2**63
-"""Counts beyond it are no counts."""
+LARGEST_INTEGER = 2**53
+"""That may stand for a float: larger ones are none exactly."""
 
 
 def refuse_constant(name: str) -> None:
@@ -42,7 +42,7 @@ def _fits(value: Any, kinds: frozenset[type]) -> bool:
     if type(value) not in kinds:
         return False
     if isinstance(value, int):
-        return abs(value) <= LARGEST_INTEGER
+        return float not in kinds or abs(value) <= LARGEST_INTEGER
     if isinstance(value, str):
         # What JSON's escapes can say and no file can hold
         return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)

@@ -79,6 +79,8 @@ class TRPO(sb3_contrib.TRPO):
     """
     Trust Region Policy Optimization (Schulman et al., 2015, arXiv 1502.05477), hardened: a drop-in for sb3-contrib's.
 
+    ``TRPO.load`` unpickles, as in SB3: load a zip only if you trust its author (``docs/resilience_files.md``).
+
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, ...)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate of the value function, it can be a function of the current progress
