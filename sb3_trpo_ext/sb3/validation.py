@@ -1,7 +1,7 @@
 """
 Impossible settings are refused, risky ones are warned about: on the final values, so also after ``load``.
 
-A rule is one argument's whole description: the check, the message and ``docs/arguments.md`` come from it.
+A rule is one argument's whole description: the check and the message come from it.
 """
 
 from __future__ import annotations
