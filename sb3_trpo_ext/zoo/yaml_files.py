@@ -90,7 +90,7 @@ def parse_yaml(text: str) -> Any:
     except ConfigError:
         raise
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"no valid YAML: {error.problem or error.context}{_line(error.problem_mark)}") from error
+        raise ConfigError(f"no valid YAML: {str(error.problem or error.context)[:200]}{_line(error.problem_mark)}") from error
     except RecursionError as error:
         raise ConfigError(f"no valid YAML: nested more than {DEEPEST} levels deep") from error
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
@@ -143,6 +143,6 @@ def _parts(node: yaml.Node) -> list[yaml.Node]:
         if not isinstance(key, yaml.ScalarNode):
             raise ConfigError(f"no valid YAML: a key that is no plain word{_line(key.start_mark)}")
         if (key.tag, key.value) in seen:
-            raise ConfigError(f"the key {key.value!r} stands there twice{_line(key.start_mark)}")
+            raise ConfigError(f"the key {key.value[:80]!r} stands there twice{_line(key.start_mark)}")
         seen.add((key.tag, key.value))
     return [part for pair in node.value for part in pair]
