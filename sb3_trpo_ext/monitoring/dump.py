@@ -26,11 +26,18 @@ import numpy as np
 
 FORMAT = 1
 
-LARGEST_HEADER = 2**25
-"""Bytes of JSON: 50 reports of 20 KB are 1 MB."""
+LARGEST_HEADER = 2**23
+"""Bytes of JSON: 50 reports of 20 KB are 1 MB. In memory they can become 25 times as many."""
 
 LARGEST_ARRAYS = 2**30
 """Bytes of all arrays, unpacked: a reader takes no more from a file that anybody may have made."""
+
+
+MOST_ARRAYS = 10_000
+"""In a file; a dump has some hundred."""
+
+KINDS = "biufc"
+"""Of data: numbers. Objects would be pickles."""
 
 
 class DumpError(ValueError):
@@ -144,7 +151,7 @@ def _read_bounded(path: Path, limit: int) -> bytes:
 
 def _read_header(path: Path) -> dict[str, Any]:
     try:
-        header = json.loads(_read_bounded(path, LARGEST_HEADER).decode())
+        header = json.loads(_read_bounded(path, LARGEST_HEADER).decode(), parse_constant=_no_number)
     except DumpError:
         raise
     except OSError as error:
@@ -157,7 +164,13 @@ def _read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
 def _read_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
+    if content.count(b"PK\x01\x02") > MOST_ARRAYS:  # how an entry of the directory begins, of which each takes memory
+        raise DumpError(f"{path}: more than {MOST_ARRAYS} arrays")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
@@ -173,6 +186,6 @@ def _read_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
 
 
 def _array(path: Path, name: str, value: Any) -> np.ndarray:
-    if not isinstance(value, np.ndarray):
-        raise DumpError(f"{path}: {name} is no array")
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in KINDS:
+        raise DumpError(f"{path}: {name} is no array of numbers")
     return value

@@ -7,7 +7,9 @@ taken from a saved model, whose author has to be trusted (loading a zip runs cod
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.logger import Logger
 from torch import optim
 from torch.nn.modules import activation
+from torch.overrides import TorchFunctionMode
 
 from sb3_trpo_ext.monitoring.describe import CLASS, UNKNOWN
 from sb3_trpo_ext.monitoring.dump import Dump, DumpError
@@ -85,7 +88,16 @@ def rebuild(dump: Dump, settings: dict[str, Any], model_file: Path | None = None
         _restore_random(dump)
     except DumpError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, AssertionError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        AssertionError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise DumpError(f"the dump does not hold together: {type(error).__name__}: {str(error)[:300]}") from error
     return model
 
@@ -98,6 +110,34 @@ HEADER: dict[str, type | tuple[type, ...]] = {
 """What a header must hold."""
 
 MT19937_WORDS = 624
+
+COUNTS = ("cg_max_steps", "line_search_max_iter", "n_critic_updates", "max_critic_updates")
+LARGEST_COUNT = 10_000
+"""Of what an update repeats."""
+
+
+class NoLarger(TorchFunctionMode):
+    """
+    While a policy is built from a description: refuse tensors that the dump has no room for.
+
+    :param held: the policy's parameters and buffers, from the dump
+    """
+
+    def __init__(self, held: dict[str, np.ndarray]):
+        super().__init__()
+        self._left = 2 * sum(array.size for array in held.values()) + SLACK
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in (torch.empty, torch.ones, torch.zeros):
+            sizes = args[0] if len(args) == 1 and isinstance(args[0], list | tuple) else args
+            self._left -= math.prod(int(size) for size in sizes)
+            if self._left < 0:
+                raise DumpError("the dump describes a larger policy than it holds: it does not hold together")
+        return func(*args, **(kwargs or {}))
+
+
+SLACK = 2**16
+"""Numbers that a policy may make for itself beside its parameters."""
 
 
 def check(dump: Dump) -> None:
@@ -117,8 +157,15 @@ def check(dump: Dump) -> None:
     if settings.get("n_steps") != n_samples / max(1, dump.header["n_envs"]):
         raise DumpError(f"the dump has {n_samples} samples of {dump.header['n_envs']} environments: it does not hold together")
     described = [dump.header["policy"].get("kwargs"), dump.header["spaces"]]
-    if any(number > largest for number in _integers(described)):
+    try:
+        too_large = any(number > largest for number in _integers(described))
+    except RecursionError as error:
+        raise DumpError("the dump's policy or spaces are nested too deeply: it does not hold together") from error
+    if too_large:
         raise DumpError("the dump describes larger networks or spaces than its parameters have: it does not hold together")
+    for name in COUNTS:
+        if isinstance(settings.get(name), int) and settings[name] > LARGEST_COUNT:
+            raise DumpError(f"the dump's {name} is {settings[name]}, more than {LARGEST_COUNT}: it would not end")
     _check_streams(dump)
 
 
@@ -155,7 +202,7 @@ def _empty_model(dump: Dump, settings: dict[str, Any], model_file: Path | None) 
         policy_class, policy_kwargs = _policy_of(header["policy"])
         # Its weights are put in anyway.
         policy_kwargs["ortho_init"] = False
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.nullcontext() if model_file else NoLarger(dump.part("before")):
         warnings.simplefilter("ignore")
         model = TRPO(policy_class, None, policy_kwargs=policy_kwargs, device="cpu", _init_setup_model=False, **chosen)  # type: ignore[arg-type]
         model.observation_space = _space(header["spaces"]["observation"], "space/observation", dump.arrays)

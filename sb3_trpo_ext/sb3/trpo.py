@@ -39,6 +39,7 @@ from sb3_trpo_ext.sb3.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
 from sb3_trpo_ext.sb3.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
 from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
+from sb3_trpo_ext.sb3.constructor import refuses_mistakes
 from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.diagnosis import Diagnosis
 from sb3_trpo_ext.sb3.errors import StaleBatchError
@@ -51,7 +52,7 @@ from sb3_trpo_ext.sb3.run_log import RunLog
 from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
 from sb3_trpo_ext.sb3.summary import SKIPPED, mean_entropy, mean_std, preconditioner_notes, summarise
 from sb3_trpo_ext.sb3.update_start import RandomStates, UpdateStart
-from sb3_trpo_ext.sb3.validation import SIZES, notice_unit, refuse_impossible, warn_about_risks
+from sb3_trpo_ext.sb3.validation import notice_unit, refuse_contradictions, refuse_impossible, warn_about_risks
 
 ACTOR_ALONE = "actor alone"
 """How a rollout was collected, as the report says it, where it was not by SB3's loop."""
@@ -77,6 +78,8 @@ class UpdateInputs:
 class TRPO(sb3_contrib.TRPO):
     """
     Trust Region Policy Optimization (Schulman et al., 2015, arXiv 1502.05477), hardened: a drop-in for sb3-contrib's.
+
+    ``TRPO.load`` unpickles, as in SB3: load a zip only if you trust its author (``docs/resilience_files.md``).
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, ...)
     :param env: The environment to learn from (if registered in Gym, can be str)
@@ -129,6 +132,7 @@ class TRPO(sb3_contrib.TRPO):
     :raises ValueError: for impossible settings, naming argument, value and valid range
     """
 
+    @refuses_mistakes
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -173,7 +177,6 @@ class TRPO(sb3_contrib.TRPO):
         log_folder: str | None = None,
         warn_on_risky: bool = True,
     ):
-        refuse_impossible({"n_steps": n_steps, "batch_size": batch_size}, SIZES)
         super().__init__(
             policy,
             env,
@@ -236,6 +239,7 @@ class TRPO(sb3_contrib.TRPO):
 
     def _setup_model(self) -> None:
         refuse_impossible(vars(self))
+        refuse_contradictions(vars(self))
         _refuse_overridden_product(self)
         if self.normalize_advantage:
             assert self.n_steps * self.n_envs > 1, (

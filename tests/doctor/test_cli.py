@@ -13,7 +13,7 @@ import pytest
 from sb3_trpo_ext.doctor.cli import MISUSE, main
 from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.zoo import cli as zoo
-from tests.doctor.mutations import mutated
+from tests.mutation import mutated
 
 Runs = Callable[[str], Path]
 
