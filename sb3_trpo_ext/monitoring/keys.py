@@ -57,6 +57,7 @@ CHARTS: dict[str, dict[str, dict[str, str | None]]] = {
     "advantages": {
         "kurtosis": {"train/advantage_kurtosis": "advantage_kurtosis"},
         "weight of the largest": {"train/advantage_top_weight": "advantage_top_weight"},
+        "samples dropped": {"train/samples_dropped": "samples_dropped"},
     },
     "return": {
         "return": {"rollout/ep_rew_mean": None, "eval/mean_reward": None},

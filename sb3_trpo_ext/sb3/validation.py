@@ -63,7 +63,7 @@ SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sub_sampling_factor": _SIZE,
     "kl_reduction": _one_of(None, "mean", "joint"),
     "on_stale_batch": _one_of("raise", "skip"),
-    "on_nonfinite": _one_of("raise"),
+    "on_nonfinite": _one_of("raise", "truncate"),
     "fisher_chunk_size": _OPTIONAL_SIZE,
     "log_folder": ((lambda value: value is None or isinstance(value, str | PathLike)), "None or a path"),
     "normalize_advantage": _one_of(True, False),
