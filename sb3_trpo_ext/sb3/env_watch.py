@@ -167,8 +167,8 @@ class Watch:
             except Exception as error:  # a VecEnv may do anything here
                 raise NonFiniteError(
                     f"environment {index} is no longer finite, and its episode can't be ended in its place: "
-                    f'{type(self.venv).__name__}.env_method("reset", indices=[{index}]) raised {error!r}. Mend the environment, '
-                    "or use a VecEnv that can reset one of its environments, as SB3's can."
+                    f"{type(self.venv).__name__}.env_method('reset', indices=[{index}]) raised {error!r}. Mend the "
+                    "environment, or use a VecEnv that can reset one of its environments, as SB3's can."
                 ) from error
             if not self._in_observation(obs, None):
                 infos = list(self.venv.reset_infos)

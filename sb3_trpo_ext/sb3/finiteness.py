@@ -15,8 +15,8 @@ from sb3_trpo_ext.sb3.errors import NonFiniteError
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 LARGEST = {np.dtype(dtype): float(np.sqrt(np.finfo(dtype).max)) / 1024 for dtype in (np.float32, np.float64)}
-"""Below a VecNormalize: squares of what is no larger than this don't overflow when NumPy sums them, over a million environments.
-(One observation of 1e20 in float32, and the variance is infinite from then on.)"""
+"""Below a VecNormalize: squares of what is no larger don't overflow when NumPy sums them, over a million environments. (One
+observation of 1e20 in float32, and the variance is infinite from then on.)"""
 
 SQUARES = {np.dtype(np.float32): FLOAT32_MAX / 4.0, np.dtype(np.float64): FLOAT32_MAX**2}
 """What has no larger sum of squares is within every bound."""

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -84,6 +84,13 @@ class Faulty(gym.Env):
 
 class OwnBuffer(RolloutBuffer):
     """SB3's loop must fill it."""
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        super().add(*args, **kwargs)
+
+
+class OwnDictBuffer(DictRolloutBuffer):
+    """The same for dictionaries."""
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         super().add(*args, **kwargs)

@@ -15,8 +15,9 @@ Planted bugs that these tests catch (each was planted):
 
 import copy
 import math
-import pickle
 import warnings
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,11 @@ from sb3_trpo_ext.replay.rebuild import rebuild
 from sb3_trpo_ext.sb3.env_watch import NON_FINITE, RESETS
 from sb3_trpo_ext.sb3.finiteness import Bounds
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
-from tests.sb3.faulty import DICT, FAULTS, Faulty, OwnBuffer, equal, faulty_vec, guarded_model, statistics
-from tests.sb3.spaces import BOX, VECTOR, Nothing, collect, same, state_of
+from tests.sb3.faulty import DICT, FAULTS, Faulty, OwnBuffer, OwnDictBuffer, equal, faulty_vec, guarded_model, statistics
+from tests.sb3.spaces import IMAGE, OBSERVATIONS, VECTOR, Nothing, collect, same, state_of
 
 BAD = [math.nan, math.inf, -math.inf, 1e39]
-LOOPS: dict[str, dict[str, Any]] = {"ours": {}, "sb3's": {"rollout_buffer_class": OwnBuffer}}
+LOOPS = ("ours", "sb3's")
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRPO. non-finite", "ignore:You have specified a mini-batch", "ignore:overflow")
 
@@ -61,12 +62,17 @@ class InPlace(DummyVecEnv):
     """Gives out the arrays and infos that it goes on to write into."""
 
     def step_wait(self) -> Any:
-        obs, rewards, dones, infos = super().step_wait()
+        obs, rewards, dones, _ = super().step_wait()
         if not hasattr(self, "kept"):
             self.kept = (obs, rewards, dones)
         for mine, new in zip(self.kept, (obs, rewards, dones), strict=True):
             mine[:] = new
         return (*self.kept, self.buf_infos)
+
+
+def how(loop: str, kind: str = "") -> dict[str, Any]:
+    """Have a rollout collected by one of the loops."""
+    return {} if loop == "ours" else {"rollout_buffer_class": OwnDictBuffer if kind == "dict" else OwnBuffer}
 
 
 def base_of(env: Any) -> Any:
@@ -88,7 +94,7 @@ def test_a_broken_episode_is_as_one_with_a_time_limit_there(loop: str, fault: st
     for limited in (False, True):
         tables = ({at: fault}, {}, {3: fault, at: fault})
         env = VecNormalize(VecFrameStack(faulty_vec(*tables, limited=limited), 2), gamma=0.9)
-        models.append(collect(guarded_model(env, gamma=0.9, **LOOPS[loop])))
+        models.append(collect(guarded_model(env, gamma=0.9, **how(loop))))
     broken, limited_ = (model.rollout_buffer for model in models)
     assert equal(*(statistics(model.env) for model in models))
     for name in ("observations", "actions", "log_probs", "values", "episode_starts"):
@@ -100,7 +106,6 @@ def test_a_broken_episode_is_as_one_with_a_time_limit_there(loop: str, fault: st
     assert np.array_equal(broken.rewards[kept], limited_.rewards[kept])
     # The reward of VecNormalize is 0 in both; what the time limit's step bootstraps, the dropped one has whole.
     assert np.array_equal(broken.rewards[~kept], broken.values[~kept])
-    assert np.allclose(limited_.rewards[~kept].std(), 0.9 * 0, atol=np.inf)
     assert np.array_equal(models[0]._last_obs, models[1]._last_obs)
 
 
@@ -108,13 +113,11 @@ def test_a_broken_episode_is_as_one_with_a_time_limit_there(loop: str, fault: st
 @pytest.mark.parametrize("at", [1, 6, 15])
 def test_advantages_of_a_broken_episode_in_closed_form(loop: str, at: int) -> None:
     gamma, lam = 0.9, 0.8
-    model = collect(guarded_model(faulty_vec({at: "observation"}, {}), gamma=gamma, gae_lambda=lam, **LOOPS[loop]))
+    model = collect(guarded_model(faulty_vec({at: "observation"}, {}), gamma=gamma, gae_lambda=lam, **how(loop)))
     buffer = model.rollout_buffer
     with torch.no_grad():
-        seen = buffer.observations.reshape(16, 2, -1) if not buffer.generator_ready else None
-        assert seen is not None
-        values = model.policy.predict_values(torch.as_tensor(seen[:, 0])).numpy().flatten().astype(float)
-    first = max(0, at - 7 + 1) if at < 7 else 7
+        values = model.policy.predict_values(torch.as_tensor(buffer.observations[:, 0])).numpy().flatten().astype(float)
+    first = max(step for step in range(at) if buffer.episode_starts[step, 0])
     expected = 0.0
     for step in reversed(range(first, at)):
         delta = float(buffer.rewards[step, 0]) + gamma * values[step + 1] - values[step]
@@ -126,10 +129,19 @@ def test_advantages_of_a_broken_episode_in_closed_form(loop: str, at: int) -> No
     assert np.isfinite(buffer.advantages).all()
 
 
-@pytest.mark.parametrize("cls", [DummyVecEnv, FastDummyVecEnv, InPlace, SubprocVecEnv])
+VEC_ENVS: dict[str, Any] = {
+    "dummy": DummyVecEnv,
+    "fast": FastDummyVecEnv,
+    "in place": InPlace,
+    "processes": partial(SubprocVecEnv, start_method="fork"),
+}
+
+
 @pytest.mark.parametrize("fault", ["observation", "reward_at_end", "reset"])
+@pytest.mark.parametrize("cls", VEC_ENVS.values(), ids=VEC_ENVS)
 def test_any_vec_env(cls: Any, fault: str) -> None:
-    model = collect(guarded_model(faulty_vec({4: fault}, {}, cls=cls)))
+    # SB3 keeps the observations that it is given until the next step: above in-place arrays only a wrapper helps it.
+    model = collect(guarded_model(VecNormalize(faulty_vec({4: fault}, {}, cls=cls))))
     assert model._recorder.dropped == ([] if fault == "reset" else [(4, 0)])
     assert np.isfinite(model.rollout_buffer.observations).all()
     assert np.isfinite(model.rollout_buffer.rewards).all()
@@ -147,7 +159,8 @@ class Notes(BaseCallback):
         self.steps: list[dict[str, Any]] = []
 
     def _on_step(self) -> bool:
-        self.steps.append({name: copy.deepcopy(self.locals[name]) for name in ("new_obs", "rewards", "dones", "infos")})
+        found = {name: copy.deepcopy(self.locals[name]) for name in ("new_obs", "rewards", "dones", "infos")}
+        self.steps.append({**found, "reset_infos": copy.deepcopy(self.training_env.unwrapped.reset_infos)})
         return True
 
 
@@ -166,7 +179,7 @@ def test_what_stands_above_finds_an_episode_that_was_cut_off(cls: Any) -> None:
     assert (info["episode"]["l"], np.isfinite(info["episode"]["r"])) == (5, True)
     assert all(np.isfinite(episode["r"]) for episode in model.ep_info_buffer)
     assert np.isfinite(step["new_obs"]).all()
-    assert base_of(env).reset_infos[0] == {"resets": 2 if cls is DummyVecEnv else 2}
+    assert (before["reset_infos"][0], step["reset_infos"][0]) == ({"resets": 1}, {"resets": 2})
 
 
 def test_a_monitors_nan_is_no_return_of_the_last_episodes() -> None:
@@ -175,27 +188,24 @@ def test_a_monitors_nan_is_no_return_of_the_last_episodes() -> None:
     assert all(np.isfinite(episode["r"]) for episode in model.ep_info_buffer)
 
 
-@pytest.mark.parametrize("bad", BAD)
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "dict": ({"observation_space": DICT}, {"policy": "MultiInputPolicy"}),
+    "sde": ({}, {"use_sde": True, "sde_sample_freq": 4, "policy_kwargs": {"log_std_init": -2.0}}),
+    "discrete": ({"action_space": spaces.Discrete(4)}, {}),
+    "float64": ({"observation_space": spaces.Box(-np.inf, np.inf, (6,), np.float64)}, {}),
+    "discrete_observation": ({"observation_space": spaces.Discrete(4)}, {}),
+    "image": ({"observation_space": IMAGE}, {"policy": "CnnPolicy", "policy_kwargs": OBSERVATIONS["image"][2]}),
+}
+
+
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("kind", ["dict", "sde", "discrete", "float64", "discrete_observation"])
-def test_every_kind_of_space_goes_on(kind: str, loop: str, bad: float) -> None:
-    space: Any = {"dict": DICT, "float64": spaces.Box(-np.inf, np.inf, (6,), np.float64), "discrete_observation": spaces.Discrete(4)}
-    actions = spaces.Discrete(4) if kind == "discrete" else BOX
-    fault = "reward" if kind == "discrete_observation" else "both"
-    tables: list[dict[int, str]] = [{3: fault, 4: fault, 20: fault}, {3: fault}]
-    env = faulty_vec(*tables, bad=bad, observation_space=space.get(kind, VECTOR), action_space=actions)
-    how: dict[str, Any] = {"use_sde": True, "sde_sample_freq": 4, "policy_kwargs": {"log_std_init": -2.0}} if kind == "sde" else {}
-    if kind == "dict":
-        how["policy"] = "MultiInputPolicy"
-        how |= {} if loop == "ours" else {"callback": True}
-    elif kind != "dict":
-        how |= LOOPS[loop]
-    how.pop("callback", None)
-    model = guarded_model(env, **how)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_space_goes_on(kind: str, loop: str) -> None:
+    of_env, of_model = KINDS[kind]
+    model = guarded_model(faulty_vec({3: "both", 4: "both", 20: "both"}, {3: "both"}, **of_env), **of_model, **how(loop, kind))
     model.learn(64)
-    assert model.last_update.samples_dropped == 1
-    assert model.last_update.n_samples == 31
-    assert model.logger is not None
+    assert model.last_update.collection.startswith("actor alone" if loop == "ours" else "SB3's loop")
+    assert (model.last_update.samples_dropped, model.last_update.n_samples) == (1, 31)
     assert all(bool(torch.isfinite(p).all()) for p in model.policy.parameters())
 
 
@@ -211,12 +221,14 @@ def poisoned(model: Any, value: float) -> Any:
     return model
 
 
-@pytest.mark.parametrize("how", [{}, {"sub_sampling_factor": 2}, {"cg_preconditioner": "kfac"}, {"fisher_chunk_size": 4}], ids=str)
+@pytest.mark.parametrize(
+    "setting", [{}, {"sub_sampling_factor": 2}, {"cg_preconditioner": "kfac"}, {"fisher_chunk_size": 4}], ids=str
+)
 @pytest.mark.parametrize("value", [1e6, math.nan])
-def test_a_dropped_sample_has_no_weight_in_anything(how: dict[str, Any], value: float) -> None:
+def test_a_dropped_sample_has_no_weight_in_anything(setting: dict[str, Any], value: float) -> None:
     made = []
     for poison in (False, True):
-        model = guarded_model(VecNormalize(faulty_vec({5: "both", 9: "reward"}, {15: "both"}, {})), n_steps=64, **how)
+        model = guarded_model(VecNormalize(faulty_vec({5: "both", 9: "reward"}, {15: "both"}, {})), n_steps=64, **setting)
         model.subscribe(*Diagnostic)
         for _ in range(2):
             collect(model)
@@ -252,7 +264,7 @@ def test_diagnostics_leave_dropped_steps_out() -> None:
 def test_the_place_of_what_else_is_wrong_is_the_rollouts() -> None:
     model = collect(guarded_model(faulty_vec({3: "reward"}, {3: "reward"})))
     model.rollout_buffer.advantages[9, 1] = math.inf
-    with pytest.raises(NonFiniteError, match="advantages .*environment 1, step 9"):
+    with pytest.raises(NonFiniteError, match=r"advantages .*environment 1, step 9"):
         model.train()
 
 
@@ -302,12 +314,11 @@ def test_nothing_is_logged_where_nothing_can_be_dropped() -> None:
 # ---------------------------------------------------------------- raise: as before the step
 
 
-@pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("fault", [*FAULTS, "reset"])
+@pytest.mark.parametrize(("fault", "bad"), [*zip([*FAULTS, "reset"], [*BAD, *BAD], strict=False), ("observation", math.inf)])
 def test_raise_leaves_everything_as_before_the_step(fault: str, loop: str, bad: float) -> None:
     env = FastVecNormalize(faulty_vec({}, {21: fault}, bad=bad))
-    model = guarded_model(env, on_nonfinite="raise", **LOOPS[loop])
+    model = guarded_model(env, on_nonfinite="raise", **how(loop))
     seen = []
 
     class Looks(BaseCallback):
@@ -386,7 +397,7 @@ def test_an_environment_that_never_starts_is_broken() -> None:
 def test_a_rollout_without_a_sample_is_an_error_that_changes_nothing(loop: str) -> None:
     always = dict.fromkeys(range(1000), "both")
     env = VecNormalize(faulty_vec(always, always))
-    model = guarded_model(env, **LOOPS[loop])
+    model = guarded_model(env, **how(loop))
     before = state_of(model)
     with pytest.raises(NonFiniteError, match="every one of the 32 samples of the rollout was dropped"):
         model.learn(32)
@@ -468,7 +479,6 @@ def test_callbacks_find_the_stack_that_they_know(tmp_path: Path) -> None:
     model.learn(32, [Everything(tmp_path), evaluation])
     assert model.get_env() is env
     assert unhooked(env)
-    pickle.loads(pickle.dumps(env.obs_rms))  # noqa: S301
     loaded = VecNormalize.load(str(tmp_path / "normalize.pkl"), faulty_vec({3: "both"}, {}))
     again = TRPO.load(tmp_path / "model.zip", env=loaded)
     again.learn(32)
@@ -573,8 +583,8 @@ def check_injection(tables: list[dict[int, str]], bad: float, normalised: bool, 
     env: VecEnv = faulty_vec(*tables, bad=bad, observation_space=DICT if is_dict else VECTOR)
     if normalised:
         env = VecNormalize(env, norm_obs_keys=["body"] if is_dict else None)
-    how = LOOPS[loop] if not is_dict else {}
-    model = guarded_model(env, "MultiInputPolicy" if is_dict else "MlpPolicy", on_nonfinite=mode, n_steps=8, **how)
+    policy, kind = ("MultiInputPolicy", "dict") if is_dict else ("MlpPolicy", "")
+    model = guarded_model(env, policy, on_nonfinite=mode, n_steps=8, **how(loop, kind))
     before = state_of(model)
     try:
         model.learn(16 * len(tables))
@@ -588,10 +598,12 @@ def check_injection(tables: list[dict[int, str]], bad: float, normalised: bool, 
 
 
 INJECTIONS = {
-    "tables": st.lists(st.dictionaries(st.integers(0, 20), st.sampled_from([*FAULTS, "reset"]), max_size=8), min_size=1, max_size=3),
+    "tables": st.lists(
+        st.dictionaries(st.integers(0, 20), st.sampled_from([*FAULTS, "reset"]), max_size=8), min_size=1, max_size=3
+    ),
     "bad": st.sampled_from([*BAD, -1e39]),
     "normalised": st.booleans(),
-    "loop": st.sampled_from(list(LOOPS)),
+    "loop": st.sampled_from(LOOPS),
     "mode": st.sampled_from(["raise", "truncate"]),
     "is_dict": st.booleans(),
 }
@@ -624,10 +636,9 @@ def test_sb3_contrib_loses_the_policy_or_the_statistics(fault: str) -> None:
 
     env = VecNormalize(faulty_vec({5: fault}, {}))
     theirs = sb3_contrib.TRPO("MlpPolicy", env, n_steps=16, batch_size=32, seed=0, device="cpu")
-    try:
+    # Whether it ends in torch's "Expected parameter loc" or goes on is a matter of what was hit.
+    with suppress(ValueError):
         theirs.learn(64)
-    except Exception as error:  # "Expected parameter loc ... to satisfy the constraint Real()": whatever it is
-        assert not isinstance(error, NonFiniteError)
     assert finite(theirs, env) != (True, True)
     env = VecNormalize(faulty_vec({5: fault}, {}))
     ours = guarded_model(env)
