@@ -75,7 +75,8 @@ class Watch:
 
     def _step_by(self, method: Callable[..., StepReturn], *args: Any) -> StepReturn:
         returned = obs, rewards, dones, infos = method(*args)
-        if not (DEPLOYED.hold(rewards) and self._hold_all(obs) and self._endings_hold(dones, infos)):
+        ended = np.count_nonzero(dones) > 0
+        if not (DEPLOYED.hold(rewards) and self.bounds.hold(obs) and (not ended or self._endings_hold(dones, infos))):
             returned = self._mended(obs, rewards, dones, infos)
         # A copy: a VecEnv may use its arrays again.
         self._last = _copied(returned[0])
@@ -83,19 +84,14 @@ class Watch:
 
     def _reset_by(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         obs = method(*args, **kwargs)
-        if not self._hold_all(obs):
+        if not self.bounds.hold(obs):
             obs = self._restarted(obs, [i for i in range(self.venv.num_envs) if self._in_observation(obs, i)])
         self._last = _copied(obs)
         return obs
 
-    def _hold_all(self, obs: Any) -> bool:
-        return all(self.bounds.hold(part) for _, part in parts(obs))
-
     def _endings_hold(self, dones: Any, infos: Sequence[dict[str, Any]]) -> bool:
-        if not np.count_nonzero(dones):
-            return True
         endings = [infos[index].get("terminal_observation") for index, done in enumerate(dones) if done]
-        return all(ending is None or self._hold_all(ending) for ending in endings)
+        return all(ending is None or self.bounds.hold(ending) for ending in endings)
 
     def _in_observation(self, obs: Any, index: int | None) -> list[str]:
         """What is not finite in an environment's row, or (None) in one observation."""

@@ -331,8 +331,9 @@ class TRPO(sb3_contrib.TRPO):
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """Every loop calls this once a step, before the step is stored: note the samples that are none."""
-        for index in dropped_environments(infos, dones):
-            self._recorder.dropped.append((self.rollout_buffer.pos, index))
+        if self.on_nonfinite == "truncate":
+            dropped = dropped_environments(infos, dones)
+            self._recorder.dropped.extend((self.rollout_buffer.pos, index) for index in dropped)
         super()._update_info_buffer(infos, dones)
 
     def train(self) -> None:
