@@ -32,7 +32,6 @@ from sb3_trpo_ext.sb3.acting import ActorAlone, why_not_alone
 from sb3_trpo_ext.sb3.action_distributions import with_parameters
 from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.callback_needs import what_needs_sb3_loop
-from sb3_trpo_ext.sb3.env_watch import NON_FINITE
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite
 from sb3_trpo_ext.sb3.guard import Fingerprint
 from sb3_trpo_ext.sb3.values import map_arrays, predict_values
@@ -192,7 +191,7 @@ class Rollout:
         buffer.rewards[position] = rewards
         buffer.episode_starts[position] = model._last_episode_starts
         for index, done in enumerate(dones):
-            if done and infos[index].get("TimeLimit.truncated", False) and NON_FINITE not in infos[index]:
+            if done and infos[index].get("TimeLimit.truncated", False):
                 observation = infos[index].get("terminal_observation")
                 if observation is not None:
                     self._timed_out.append((position, index, copy.deepcopy(observation)))
@@ -215,6 +214,7 @@ class Rollout:
             steps, environments, last = zip(*self._timed_out, strict=True)
             values = predict_values(model.policy, model.policy.obs_to_tensor(_stacked(last))[0])
             buffer.rewards[steps, environments] += model.gamma * values
+        # At last: a dropped step was told as a time limit, and has been bootstrapped as one.
         settle_dropped(buffer, self._recorder.dropped)
 
 

@@ -5,7 +5,7 @@ Planted bugs that these tests catch (each was planted):
  1. the guard above VecNormalize instead of below                    2. terminal observations not looked at
  3. observations of reset() not looked at                            4. rewards not looked at
  5. a dropped sample that stays in the batch                         6. no bootstrap: the dropped step's reward left at 0
- 7. SB3's loop not settled after collection                          8. SB3's gamma V added to a dropped step as well
+ 7. SB3's loop not settled after collection                          8. dropped steps settled before time limits are bootstrapped
  9. the environment not reset after its episode was ended            10. `_last` kept by reference: in-place VecEnvs
 11. hooks left on the VecEnv after an error                          12. `_last_obs` kept after an error
 13. the Monitor's NaN return kept among the last episodes            14. float32 squares that overflow in VecNormalize
