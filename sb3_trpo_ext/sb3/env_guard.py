@@ -65,9 +65,12 @@ def why_not_truncate(env: VecEnv, buffer: Any) -> str | None:
     if not sb3s or cls.compute_returns_and_advantage is not RolloutBuffer.compute_returns_and_advantage:
         return f"the buffer, {cls.__name__}, orders samples or computes advantages in its own way"
     innermost = _places(env)[0]
-    if any(innermost.env_is_wrapped(Monitor)) and not all(innermost.get_attr("allow_early_resets")):
-        return "a Monitor forbids to reset before an episode is over (give it allow_early_resets=True)"
-    return None
+    try:
+        strict = any(innermost.env_is_wrapped(Monitor)) and not all(innermost.get_attr("allow_early_resets"))
+    except (NotImplementedError, AttributeError):
+        # A VecEnv that does not tell: whether it can is seen when it must.
+        strict = False
+    return "a Monitor forbids to reset before an episode is over (give it allow_early_resets=True)" if strict else None
 
 
 def dropped_environments(infos: Sequence[dict[str, Any]], dones: Any) -> list[int]:

@@ -5,7 +5,7 @@ Planted bugs that these tests catch (each was planted):
  1. the guard above VecNormalize instead of below                    2. terminal observations not looked at
  3. observations of reset() not looked at                            4. rewards not looked at
  5. a dropped sample that stays in the batch                         6. no bootstrap: the dropped step's reward left at 0
- 7. SB3's loop not settled after collection                          8. dropped steps settled before time limits are bootstrapped
+ 7. SB3's loop not settled after collection                          8. dropped steps settled before the time limits are
  9. the environment not reset after its episode was ended            10. `_last` kept by reference: in-place VecEnvs
 11. hooks left on the VecEnv after an error                          12. `_last_obs` kept after an error
 13. the Monitor's NaN return kept among the last episodes            14. float32 squares that overflow in VecNormalize
@@ -517,6 +517,9 @@ def test_impossible_is_said_before_the_first_step() -> None:
 
 def test_a_vec_env_that_cannot_reset_one_environment_says_so() -> None:
     class Whole(DummyVecEnv):
+        def env_is_wrapped(self, *_: Any, **__: Any) -> Any:
+            raise NotImplementedError
+
         def env_method(self, *_: Any, **__: Any) -> Any:
             raise NotImplementedError("all or none")
 
