@@ -21,7 +21,11 @@ CHARTS: dict[str, dict[str, dict[str, str | None]]] = {
             "train/expected_improvement": "expected_improvement",
         },
         "reduction ratio": {"train/reduction_ratio": "reduction_ratio"},
-        "updates": {"train/n_updates": "n_updates", "train/updates_skipped": "updates_skipped"},
+        "updates": {
+            "train/n_updates": "n_updates",
+            "train/updates_skipped": "updates_skipped",
+            "train/samples_dropped": "samples_dropped",
+        },
     },
     "CG": {
         "iterations": {"train/cg_iterations": "cg_iterations"},
@@ -57,7 +61,6 @@ CHARTS: dict[str, dict[str, dict[str, str | None]]] = {
     "advantages": {
         "kurtosis": {"train/advantage_kurtosis": "advantage_kurtosis"},
         "weight of the largest": {"train/advantage_top_weight": "advantage_top_weight"},
-        "samples dropped": {"train/samples_dropped": "samples_dropped"},
     },
     "return": {
         "return": {"rollout/ep_rew_mean": None, "eval/mean_reward": None},
