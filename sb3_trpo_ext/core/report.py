@@ -107,6 +107,8 @@ class UpdateReport:
     :param mc_samples: steps of those episodes
     :param advantage_kurtosis: excess kurtosis of the raw advantages
     :param advantage_top_weight: share of their variance that the largest 1 % make
+    :param samples_dropped: samples of the rollout that are not in the batch, because their environment gave something that is
+        not finite; None with ``on_nonfinite="raise"``
     """
 
     numerics_version: int
@@ -194,6 +196,7 @@ class UpdateReport:
     mc_samples: int | None = None
     advantage_kurtosis: float | None = None
     advantage_top_weight: float | None = None
+    samples_dropped: int | None = None
 
     @property
     def accepted(self) -> bool:

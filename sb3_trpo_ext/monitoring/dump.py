@@ -4,7 +4,8 @@ A dump: everything that one update began with, and what came of it, in two files
 ``NAME.npz`` holds the arrays (no pickle), ``NAME.json`` the rest and the checksum of the arrays. Both are written under other
 names and moved into place, the JSON last: a dump that has one is whole. Names of arrays:
 
-    batch/…      the rollout, sample = environment * n_steps + step (rewards, episode_starts: (n_steps, n_envs))
+    batch/…      the rollout, sample = environment * n_steps + step (rewards, episode_starts: (n_steps, n_envs); places, where
+                 samples were dropped: that number of each)
     before/…     parameters and buffers before the update, by name      after/…   the same after it
     optimizer/…  its state by number of the parameter and name          random/…  states of random streams
     space/…      bounds of Box spaces

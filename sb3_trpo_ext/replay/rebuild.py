@@ -60,13 +60,20 @@ DTYPES = frozenset(np.dtype(kind).name for kind in "?bBhHiIqQefd")
 class _Recorded(BehaviourRecorder):
     """What the recorder knew then."""
 
-    def __init__(self, phi: torch.Tensor | None, collection: str | None):
+    def __init__(self, phi: torch.Tensor | None, collection: str | None, places: np.ndarray | None):
         super().__init__()
         self._phi = phi
+        self._places = places
         self.collection = collection
 
     def phi(self, n_steps: int, n_envs: int) -> torch.Tensor | None:
-        return self._phi
+        if self._phi is None or self._places is None:
+            return self._phi
+        whole = self._phi.new_zeros((n_steps * n_envs, self._phi.shape[1]))
+        return whole.index_copy_(0, torch.as_tensor(self._places), self._phi)
+
+    def places(self, n_steps: int, n_envs: int) -> np.ndarray | None:
+        return self._places
 
 
 def rebuild(dump: Dump, settings: dict[str, Any], model_file: Path | None = None) -> TRPO:
@@ -153,6 +160,8 @@ def check(dump: Dump) -> None:
     held = dump.part("before")
     largest = max((size for array in held.values() for size in array.shape), default=0)
     n_samples = len(dump.arrays.get("batch/advantages", ()))
+    if "batch/places" in dump.arrays:
+        n_samples = _n_collected(dump, n_samples)
     settings = dump.header["settings"]
     if settings.get("n_steps") != n_samples / max(1, dump.header["n_envs"]):
         raise DumpError(f"the dump has {n_samples} samples of {dump.header['n_envs']} environments: it does not hold together")
@@ -167,6 +176,15 @@ def check(dump: Dump) -> None:
         if isinstance(settings.get(name), int) and settings[name] > LARGEST_COUNT:
             raise DumpError(f"the dump's {name} is {settings[name]}, more than {LARGEST_COUNT}: it would not end")
     _check_streams(dump)
+
+
+def _n_collected(dump: Dump, n_kept: int) -> int:
+    """Samples of a rollout of which some were dropped."""
+    places, n_collected = dump.arrays["batch/places"], dump.arrays["batch/episode_starts"].size
+    within = places.dtype == np.int64 and places.shape == (n_kept,) and bool(((places >= 0) & (places < n_collected)).all())
+    if not within or not bool((np.diff(places) > 0).all()):
+        raise DumpError("the dump's places of samples are none: it does not hold together")
+    return n_collected
 
 
 def _check_streams(dump: Dump) -> None:
@@ -308,8 +326,13 @@ def _restore_rollout(model: TRPO, dump: Dump) -> None:
     buffer, arrays = model.rollout_buffer, dump.part("batch")
     assert type(buffer) in (RolloutBuffer, DictRolloutBuffer)
 
+    places = arrays.get("places")
+
     def by_step(flat: np.ndarray, like: np.ndarray) -> np.ndarray:
         """Undo SB3's flattening, environment by environment."""
+        if places is not None:
+            kept, flat = flat, np.zeros((buffer.buffer_size * buffer.n_envs, *flat.shape[1:]), flat.dtype)
+            flat[places] = kept
         return flat.reshape(like.shape[1], like.shape[0], *like.shape[2:]).swapaxes(0, 1).astype(like.dtype)
 
     if isinstance(buffer.observations, dict):
@@ -324,7 +347,7 @@ def _restore_rollout(model: TRPO, dump: Dump) -> None:
     buffer.pos, buffer.full = buffer.buffer_size, True
     report = dump.header["report"] or {}
     phi = torch.from_numpy(arrays["phi"]) if "phi" in arrays else None
-    model._recorder = _Recorded(phi, report.get("collection"))
+    model._recorder = _Recorded(phi, report.get("collection"), places)
 
 
 def _restore_random(dump: Dump) -> None:

@@ -127,7 +127,7 @@ SETTINGS: dict[str, Rule] = {
     "critic_tolerance": Rule(_or_none(_number(0)), "None or a finite number >= 0"),
     "min_explained_variance": Rule(_or_none(_number(-math.inf, 1)), "None or a finite number <= 1"),
     "on_stale_batch": _one_of("raise", "skip"),
-    "on_nonfinite": _one_of("raise"),
+    "on_nonfinite": _one_of("raise", "truncate"),
     "fisher_chunk_size": _OPTIONAL_SIZE,
     "log_folder": _PATH,
     "warn_on_risky": FLAG,
