@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -82,3 +83,26 @@ class Snapshot:
     def restore(self) -> None:
         """Write the copies back into the live tensors."""
         assign(self.tensors, self.copies)
+
+    def changed(self) -> bool:
+        """
+        Compare.
+
+        :return: whether a live tensor is not what it was; NaN counts as changed
+        """
+        return not all(torch.equal(now, before) for now, before in zip(self.tensors, self.copies, strict=True))
+
+
+@contextmanager
+def unchanged(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """
+    Whatever the body writes into them, they are what they were: for buffers of modules that are only evaluated.
+
+    :param tensors: live tensors
+    :yields: nothing
+    """
+    snapshot = Snapshot.take(tensors)
+    try:
+        yield
+    finally:
+        snapshot.restore()
