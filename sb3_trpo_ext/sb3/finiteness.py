@@ -103,7 +103,7 @@ def refuse_non_finite_optimizer(policy: ActorCriticPolicy) -> None:
     found = [(p, key, t) for p, kept in state.items() for key, t in kept.items() if _is_floating(t)]
     if not found or bool(torch.stack([torch.isfinite(tensor).all().cpu() for _, _, tensor in found]).all()):
         return
-    names = {parameter: name for name, parameter in policy.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in policy.named_parameters()}
     for parameter, key, tensor in found:
         if not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(

@@ -33,7 +33,7 @@ def every_reward_nan(model: Any) -> None:
 
 @between("NonFiniteError: non-finite observations")
 def nan_observation(model: Any) -> None:
-    """One observation holds a NaN (an image: nothing can)."""
+    """One observation holds a NaN."""
     observations = model.rollout_buffer.observations
     for array in observations.values() if isinstance(observations, dict) else [observations]:
         if array.dtype.kind == "f":
@@ -158,7 +158,9 @@ def policy_changed_during_collection(model: Any) -> None:
 @during("StaleBatchError: .* in environment")
 def weights_loaded_during_collection(model: Any) -> None:
     """A callback loads other weights in the middle of a rollout."""
-    state = {name: tensor + 0.05 if tensor.is_floating_point() else tensor for name, tensor in model.policy.state_dict().items()}
+    state = {
+        name: tensor + 0.05 if tensor.is_floating_point() else tensor for name, tensor in model.policy.state_dict().items()
+    }
     model.policy.load_state_dict(state)
 
 

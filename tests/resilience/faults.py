@@ -6,6 +6,7 @@ Faults: what can go wrong around an update, each a small function with a name an
 same. ``run`` puts one into a model and says what happened and which invariants do not hold.
 """
 
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -133,14 +134,23 @@ class Outcome:
     broken: list[str]
     warned: list[str]
 
+    def failures(self, fault: Fault) -> list[str]:
+        """What is broken, and what was not told."""
+        if fault.tells is None:
+            return self.broken if self.error is None else [*self.broken, f"a sound input was refused: {self.said}"]
+        return self.broken if re.search(fault.tells, self.said) else [*self.broken, f"not told: {self.said}"]
 
-def run(fault: Fault, cls: Any = TRPO, config: Config | None = None, **settings: Any) -> Outcome:
+
+def run(
+    fault: Fault, cls: Any = TRPO, config: Config | None = None, plant: Callable[[], None] = lambda: None, **settings: Any
+) -> Outcome:
     """
     Let it happen to a model that has had a sound update.
 
     :param fault: the fault
     :param cls: TRPO, ours or sb3-contrib's
     :param config: kind of model; None: the fault's own
+    :param plant: plants a bug after the sound update
     :param settings: of the model
     :return: what happened
     """
@@ -151,6 +161,7 @@ def run(fault: Fault, cls: Any = TRPO, config: Config | None = None, **settings:
             with suppress(ValueError):  # in some configurations it is refused: then that is what is looked at
                 collect(model).train()
         caught.clear()
+        plant()
         witness, error = _happen(fault, model)
     warned = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     return Outcome(model, error, _said(model, error, warned), witness.broken(error, fault.theirs), warned)

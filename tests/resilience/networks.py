@@ -68,7 +68,7 @@ class Drifting(Plain):
 
     def between(self, hidden: Tensor) -> Tensor:
         with torch.no_grad():
-            self.mean += 1e-4 * (hidden.detach().mean(dim=0).to(self.mean.dtype) + 1.0)
+            self.mean += 5e-5 * (hidden.detach().sum(dim=0).to(self.mean.dtype) + len(hidden))
         return hidden - self.mean
 
 

@@ -151,13 +151,19 @@ def normaliser_shared(model: Any) -> None:
     enlarge(model)
 
 
-@before("changed while the policy collected", extractor=networks.Drifting)
+@before("changed while the policy collected", extractor=networks.Drifting, n_critic_updates=10)
 def statistics_that_drift_in_every_mode(model: Any) -> None:
     """Running statistics that each evaluation moves a little, in eval mode too."""
     enlarge(model)
 
 
-@between("changed while the policy collected", extractor=networks.Counting)
+@between("zero_variance_advantages", extractor=networks.Drifting, n_critic_updates=10)
+def statistics_that_drift_and_no_signal(model: Any) -> None:
+    """The same, and every advantage is zero: not a bit may move."""
+    model.rollout_buffer.advantages[:] = 0.0
+
+
+@between(extractor=networks.Counting)
 def module_that_counts_its_calls(model: Any) -> None:
     """A buffer that changes at every call, and nothing with it."""
 

@@ -13,22 +13,14 @@ from tests.resilience.table import fault_names
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS
 
 NAMES = fault_names()
-EACH = 1
-"""Other configurations of each fault in the fast tier."""
-
-ROTATED = [(name, OTHERS[(i * EACH + j) % len(OTHERS)]) for i, name in enumerate(NAMES) for j in range(EACH)]
+ROTATED = [(name, OTHERS[i % len(OTHERS)]) for i, name in enumerate(NAMES[::2])]
 ALL = [(name, config) for name in NAMES for config in OTHERS if (name, config) not in ROTATED]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_invariants_hold_and_what_happened_is_told(name: str) -> None:
     fault = FAULTS[name]
-    outcome = run(fault)
-    assert outcome.broken == []
-    if fault.tells is not None:
-        assert re.search(fault.tells, outcome.said), outcome.said
-    elif outcome.error is not None:
-        raise AssertionError(f"a sound input was refused: {outcome.said}")
+    assert run(fault).failures(fault) == []
 
 
 def _holds_in(name: str, config: Config) -> None:
@@ -59,5 +51,4 @@ def test_the_configurations_cover_everything() -> None:
 
 
 def test_every_fault_has_a_sentence() -> None:
-    assert all(fault.sentence.endswith((".", ")")) for fault in FAULTS.values())
-    assert len(FAULTS) > 90
+    assert all(fault.sentence.endswith(".") for fault in FAULTS.values())
