@@ -96,7 +96,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     bad_exceptions = sum(row["contrib"].startswith(UNNAMED) and row["contrib_nan"] == "yes" for row in rows)
     versions = f"sb3-contrib {sb3_contrib.__version__}, torch {torch.__version__.split('+')[0]}"
     lines = [
-        f"{len(rows)} faults ({versions}). sb3-contrib: {counts[PROTECTED]} protected, {counts[BROKEN]} with an invariant broken, "
+        f"{len(rows)} faults ({versions}). sb3-contrib: {counts[PROTECTED]} protected, {counts[BROKEN]} with an invariant "
+        "broken, "
         f"{counts[UNNAMED]} that end in an exception without cause (it leaves the weights NaN in {bad_exceptions}), "
         f"{counts[NAMED]} in one that names the cause; weights NaN after {n_nan}. Ours: the invariants hold in "
         f"{sum(not row['ours_broken'] for row in rows)} of {len(rows)}, and in each what must be told is told.",

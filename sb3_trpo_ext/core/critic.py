@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb3_trpo_ext.core.flat import Snapshot
+from sb3_trpo_ext.core.flat import Snapshot, all_finite
 from sb3_trpo_ext.core.status import CriticStatus
 
 
@@ -113,8 +113,7 @@ def fit_critic(problem: CriticProblem, settings: CriticSettings) -> CriticResult
 
 def _finite_state(optimizer: torch.optim.Optimizer) -> bool:
     """Whether moments and the like are finite."""
-    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
-    return all(bool(torch.isfinite(value).all()) for value in kept)
+    return all_finite(value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
 
 
 def _another_epoch(epochs: int, before: float, previous: float, current: float, settings: CriticSettings) -> bool:

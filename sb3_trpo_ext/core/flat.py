@@ -57,6 +57,18 @@ def assign(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
             parameter.copy_(value)
 
 
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """
+    Look for NaN and infinity, with one read for all: on an accelerator each waits for it.
+
+    :param tensors: tensors on any devices
+    :return: whether there is none
+    """
+    verdicts = [torch.isfinite(tensor).all() for tensor in tensors]
+    device = next((verdict.device for verdict in verdicts if verdict.device.type != "cpu"), None)
+    return not verdicts or bool(torch.stack([verdict.to(device) for verdict in verdicts]).all())
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """

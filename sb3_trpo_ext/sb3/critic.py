@@ -144,8 +144,9 @@ class Critic:
             if n_samples > 1:
                 raise
             raise ValueError(
-                f"TRPO: the critic can't be trained on a minibatch of one sample (batch norm can't: {error}). Choose a batch_size "
-                f"> 1 that does not leave one of the rollout's {len(self.batch)} samples over; now it is {self.batch_size}."
+                f"TRPO: the critic can't be trained on a minibatch of one sample (batch norm can't: {error}). Choose a "
+                f"batch_size > 1 that leaves no single one of the rollout's {len(self.batch)} samples over, instead of "
+                f"{self.batch_size}."
             ) from error
 
     def _minibatches(self) -> Iterator[tuple[PyTorchObs, Tensor]]:

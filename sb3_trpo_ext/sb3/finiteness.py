@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
+from sb3_trpo_ext.core.flat import all_finite
 from sb3_trpo_ext.sb3.errors import NonFiniteError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -18,8 +19,8 @@ _OF_THE_ENVIRONMENT = (
     "stable_baselines3.common.vec_env.VecCheckNan finds the step that makes them."
 )
 _OF_THE_POLICY = (
-    "The policy makes them: look for a log std or logits beyond float32's range (log_std_init, an action mask of minus infinity), "
-    "and for weights that have exploded."
+    "The policy makes them: look for a log std or logits beyond float32's range (log_std_init, an action mask of minus "
+    "infinity), and for weights that have exploded."
 )
 _OF_THE_CRITIC = (
     "The critic or the size of the rewards makes them: look for values that have exploded, lower learning_rate, and scale the "
@@ -101,7 +102,7 @@ def refuse_non_finite_optimizer(policy: ActorCriticPolicy) -> None:
     """
     state = policy.optimizer.state
     found = [(p, key, t) for p, kept in state.items() for key, t in kept.items() if _is_floating(t)]
-    if not found or bool(torch.stack([torch.isfinite(tensor).all().cpu() for _, _, tensor in found]).all()):
+    if all_finite(tensor for *_, tensor in found):
         return
     names: dict[Tensor, str] = {parameter: name for name, parameter in policy.named_parameters()}
     for parameter, key, tensor in found:

@@ -28,9 +28,9 @@ def stale_batch_message(check: OnPolicyCheck, batch: RolloutBatch, evaluated: Ev
     if math.isnan(check.noise_floor):
         largest = float(evaluated.problem.surrogate.phi.abs().max())
         return (
-            f"the policy's distributions can't be compared: with parameters as large as {largest:.3g}, their KL divergence is NaN. "
-            "Likely causes: weights or logits that have exploded; an action mask of minus infinity (use -1e8). Load the last good "
-            "checkpoint."
+            f"the policy's distributions can't be compared: with parameters as large as {largest:.3g}, their KL divergence is "
+            "NaN. Likely causes: weights or logits that have exploded; an action mask of minus infinity (use -1e8). Load the "
+            "last good checkpoint."
         )
     if check.status is OnPolicyStatus.TOO_DETERMINISTIC:
         dtype = str(evaluated.problem.parameters[0].dtype).removeprefix("torch.")

@@ -50,7 +50,7 @@ def looking_only(policy: nn.Module) -> Iterator[None]:
     policy.train(False)
     try:
         # Noise of a module's own is the same each time.
-        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng():
             torch.manual_seed(0)
             yield
     finally:
