@@ -104,13 +104,7 @@ class _NaNBackward(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """As an identity whose cotangent is multiplied: the gradient is scaled, and so is every second derivative."""
-
-    factor = 1.0
-
-    @classmethod
-    def change(cls, grad: Tensor) -> Tensor:
-        return cls.factor * grad
+    """An identity whose cotangent is changed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, how: Any) -> Tensor:
