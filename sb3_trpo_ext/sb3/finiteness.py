@@ -10,6 +10,7 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
+from sb3_trpo_ext.core.flat import all_finite
 from sb3_trpo_ext.sb3.errors import NonFiniteError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -17,6 +18,27 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 LARGEST = {np.dtype(dtype): float(np.sqrt(np.finfo(dtype).max)) / 1024 for dtype in (np.float32, np.float64)}
 """Below a VecNormalize: squares of what is no larger don't overflow when NumPy sums them, over a million environments. (One
 observation of 1e20 in float32, and the variance is infinite from then on.)"""
+_OF_THE_ENVIRONMENT = (
+    "Check the environment's rewards and observations there (a sensor, a division, an exploding simulation); "
+    "stable_baselines3.common.vec_env.VecCheckNan finds the step that makes them."
+)
+_OF_THE_POLICY = (
+    "The policy makes them: look for a log std or logits beyond float32's range (log_std_init, an action mask of minus "
+    "infinity), and for weights that have exploded."
+)
+_OF_THE_CRITIC = (
+    "The critic or the size of the rewards makes them: look for values that have exploded, lower learning_rate, and scale the "
+    "rewards (VecNormalize)."
+)
+REMEDIES = {
+    "actions": _OF_THE_POLICY,
+    "log_prob": _OF_THE_POLICY,
+    "values": _OF_THE_CRITIC,
+    "advantages": _OF_THE_CRITIC,
+    "returns": _OF_THE_CRITIC,
+}
+"""What to try, by what is not finite; rewards and observations, which are checked first, are the environment's."""
+
 
 SQUARES = {"f": FLOAT32_MAX / 4.0, "d": FLOAT32_MAX**2}
 """By NumPy's character of the dtype: what has no larger sum of squares is within every bound."""
@@ -129,8 +151,7 @@ def refuse_non_finite(
         where = f"sample {first} of the custom buffer"
     raise NonFiniteError(
         f"non-finite {name} in the rollout: first at {where} ({int(bad.sum())} affected). Policy and optimiser were not "
-        "changed. Check the environment's rewards and observations there (a sensor, a division, an exploding simulation); "
-        "stable_baselines3.common.vec_env.VecCheckNan finds the step that makes them."
+        f"changed. {REMEDIES.get(name, _OF_THE_ENVIRONMENT)}"
     )
 
 
@@ -150,3 +171,28 @@ def refuse_non_finite_parameters(policy: ActorCriticPolicy) -> None:
                 f"non-finite parameter {name!r} in the policy: it was broken by something other than an update of TRPO. "
                 "Nothing was changed; load the last good checkpoint."
             )
+
+
+def refuse_non_finite_optimizer(policy: ActorCriticPolicy) -> None:
+    """
+    Raise if the optimiser's state is NaN or infinite: of infinite second moments nothing else would ever show.
+
+    :param policy: the policy, with its optimiser
+    :raises NonFiniteError: naming the first parameter whose state it is
+    """
+    state = policy.optimizer.state
+    found = [(p, key, t) for p, kept in state.items() for key, t in kept.items() if _is_floating(t)]
+    if all_finite(tensor for *_, tensor in found):
+        return
+    names: dict[Tensor, str] = {parameter: name for name, parameter in policy.named_parameters()}
+    for parameter, key, tensor in found:
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(
+                f"non-finite {key!r} of {names.get(parameter, 'a parameter')!r} in the optimiser's state: it was broken by "
+                "something other than an update of TRPO. Nothing was changed; load the last good checkpoint, or clear "
+                "model.policy.optimizer.state."
+            )
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -110,7 +110,7 @@ def collect_rollout(
             "keeps state): this rollout's values are those of the policy at its end. From now on SB3's own loop collects, "
             "which computes values at each step.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     rollout.evaluate()
     if going_on:

@@ -50,6 +50,7 @@ from sb3_trpo_ext.sb3.errors import NonFiniteError, StaleBatchError
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_parameters
 from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, tell
 from sb3_trpo_ext.sb3.messages import stale_batch_message
+from sb3_trpo_ext.sb3.preconditions import in_plain_torch, plain_torch, refuse_impossible_update
 from sb3_trpo_ext.sb3.problems import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
 from sb3_trpo_ext.sb3.rollout import collect_rollout, settle_collected, why_sb3_loop
 from sb3_trpo_ext.sb3.run_log import RunLog
@@ -286,6 +287,7 @@ class TRPO(sb3_contrib.TRPO):
         """
         self._diagnosis.subscribe(names)
 
+    @in_plain_torch
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
@@ -345,13 +347,15 @@ class TRPO(sb3_contrib.TRPO):
         One update: check the batch, take a verified step within the trust region or none, train the critic, report.
 
         :raises StaleBatchError: the batch was not collected by this policy (``on_stale_batch="raise"``)
-        :raises NonFiniteError: something in the rollout or the policy is not finite
+        :raises NonFiniteError: something in the rollout, the policy or its optimiser is not finite
+        :raises ValueError: the rollout is not complete, or a setting that was changed since is impossible
         """
         streams = RandomStates.now()
         # Now: an update that raises has a folder, too.
         self._run_folder.find(self._n_updates + 1, self.log_folder, self.env, self.logger)
-        with all_or_nothing(self.policy) as held:
+        with plain_torch(), all_or_nothing(self.policy) as held:
             self._update_learning_rate(self.policy.optimizer)
+            refuse_impossible_update(self)
             self.policy.set_training_mode(False)
             batch = read_batch(self.rollout_buffer, self._recorder)
             self.last_update_start = UpdateStart.of(self, held, streams, batch)
