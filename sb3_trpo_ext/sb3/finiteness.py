@@ -13,6 +13,9 @@ from sb3_trpo_ext.sb3.errors import NonFiniteError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
+AT_ONCE = 2**22
+"""Numbers that are looked at together: what tells whether they are finite takes more memory than they do."""
+
 
 def refuse_non_finite(name: str, data: Any, step: int | None = None, n_steps: int | None = None) -> None:
     """
@@ -36,9 +39,10 @@ def refuse_non_finite(name: str, data: Any, step: int | None = None, n_steps: in
     if not tensor.is_floating_point():
         return
     # As the policy sees it: float64 beyond the range of float32 is infinite to it.
-    tensor = tensor.float()
-    if bool(torch.isfinite(tensor).all()):
+    parts = tensor.reshape(-1).split(AT_ONCE)
+    if bool(torch.stack([torch.isfinite(part.float()).all() for part in parts]).all()):
         return
+    tensor = tensor.float()
     bad = ~torch.isfinite(tensor.reshape(len(tensor), -1)).all(dim=-1)
     first = int(bad.nonzero()[0])
     if step is not None:
