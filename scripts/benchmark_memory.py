@@ -174,7 +174,7 @@ def draw(rows: list[Row]) -> None:
                 axis.plot(*zip(*sorted(lines[label]), strict=True), marker="o", label=label)
             axis.set(xscale="log", yscale="log", xlabel="samples in the batch", title=network)
             axis.legend(frameon=False, fontsize=8)
-            thousands(axis.xaxis.axes)
+            thousands(axis)
         axes[0].set_ylabel("peak memory of one update, MiB")
 
 
