@@ -1,9 +1,9 @@
 """
 What it costs to orthogonalise CG's residuals against the newest few only, where memory does not allow for all.
 
-The same system (F + lambda I) x = g is solved with windows of several lengths; the gain of the quadratic model, in float64, as a
-share of that with all residuals. Systems: the policies of scripts/collect_batches.py, and an untrained actor of 10.3 million
-parameters with a robot-like batch. What is in the CSV is not measured again.
+The same system (F + lambda I) x = g is solved with windows of several lengths; counted is the gain of the quadratic model, in
+float64, as a share of that with all residuals. Systems: the policies of scripts/collect_batches.py, and an untrained actor of
+10.3 million parameters with a robot-like batch. What is in the CSV is not measured again.
 
     python scripts/collect_batches.py --tasks Hopper-v5 --late 100000
     python scripts/compare_windows.py            # results/residual_window.csv, and a table

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 
@@ -48,12 +48,30 @@ def _stacks(module: nn.Module) -> Iterator[nn.Sequential]:
 
 
 def _in_segments(module: nn.Sequential, evaluating: Evaluating, value: Tensor) -> Tensor:
-    layers = list(module)
-    size = math.ceil(math.sqrt(len(layers)))
-    for first in range(0, len(layers), size):
-        segment = nn.Sequential(*layers[first : first + size])
+    for segment in _segments(list(module)):
         # As they are now: by the time that they are needed again, ``functional_call`` has put the policy's own back.
         tensors = dict(chain(segment.named_parameters(remove_duplicate=False), segment.named_buffers(remove_duplicate=False)))
-        run = partial(torch.func.functional_call, segment, tensors, tie_weights=False)
-        value = checkpoint(run, value, use_reentrant=False, context_fn=lambda: (nullcontext(), evaluating()))
+        run = partial(_evaluated, segment, tensors, evaluating)
+        value = run(value) if _overwrites(segment[0]) else checkpoint(run, value, use_reentrant=False)
     return value
+
+
+def _evaluated(segment: nn.Sequential, tensors: dict[str, Tensor], evaluating: Evaluating, value: Tensor) -> Tensor:
+    with evaluating():
+        result: Tensor = torch.func.functional_call(segment, tensors, (value,), tie_weights=False)
+    return result
+
+
+def _segments(layers: list[nn.Module]) -> list[nn.Sequential]:
+    """None but the first begins with a layer that overwrites its input: what a segment begins with is kept."""
+    size = math.ceil(math.sqrt(len(layers)))
+    parts: list[list[nn.Module]] = []
+    for layer in layers:
+        if not parts or (len(parts[-1]) >= size and not _overwrites(layer)):
+            parts.append([])
+        parts[-1].append(layer)
+    return [nn.Sequential(*part) for part in parts]
+
+
+def _overwrites(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "inplace", False))
