@@ -155,13 +155,13 @@ def measure(update: Update) -> dict[str, Any]:
     """
     make_model(replace(update, samples=WARM_UP_SAMPLES, cg_steps=1, chunk=0)).train()
     model = make_model(update)
-    before = _reset_peak(update.device)
+    before = reset_peak(update.device)
     start = time.perf_counter()
     model.train()
     if update.device != "cpu":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    row: dict[str, Any] = {"mib": (_peak(update.device) - before) / 2**20, "seconds": seconds}
+    row: dict[str, Any] = {"mib": (peak(update.device) - before) / 2**20, "seconds": seconds}
     if update.side == OURS:
         report = model.last_update
         problem = model.last_update_inputs.evaluated.problem
@@ -171,8 +171,13 @@ def measure(update: Update) -> dict[str, Any]:
     return row
 
 
-def _reset_peak(device: str) -> int:
-    """Forget the peak so far; bytes that are in use now."""
+def reset_peak(device: str = "cpu") -> int:
+    """
+    Forget the peak so far.
+
+    :param device: of the policy
+    :return: bytes that are in use now
+    """
     gc.collect()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
@@ -182,7 +187,13 @@ def _reset_peak(device: str) -> int:
     return _status("VmRSS")
 
 
-def _peak(device: str) -> int:
+def peak(device: str = "cpu") -> int:
+    """
+    Say how much was in use at most since then.
+
+    :param device: of the policy
+    :return: bytes
+    """
     return int(torch.cuda.max_memory_allocated()) if device != "cpu" else _status("VmHWM")
 
 

@@ -20,7 +20,7 @@ from sb3_trpo_ext.core.ladder import LADDER, PROBE_SAMPLES
 from sb3_trpo_ext.core.reduce import WeightedMean, chunked
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.sb3 import critic as critic_module
-from sb3_trpo_ext.sb3 import problems
+from sb3_trpo_ext.sb3 import problems, settings
 from sb3_trpo_ext.sb3.batch import read_batch
 from sb3_trpo_ext.sb3.problems import evaluate_batch
 from tests.sb3.spaces import BatchNormed, collect, make_model, same, state_of, with_extractor
@@ -167,13 +167,13 @@ def test_recomputation_keeps_less() -> None:
 
 
 def test_recomputation_begins_where_one_sample_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small(observation="image", cg_precision="float64", batch_size=N)
+    model = small(observation="image", cg_precision="float64", batch_size=N, cg_max_steps=3)
     before = state_of(model)
     model.train()
     ordinary, inputs = state_of(model), model.last_update_inputs.evaluated
     assert (inputs.function.recomputes, len(inputs.chunks)) == (False, 1)
     monkeypatch.setattr(problems, "MEMORY_LIMIT", 1)
-    again = small(observation="image", cg_precision="float64", batch_size=N)
+    again = small(observation="image", cg_precision="float64", batch_size=N, cg_max_steps=3)
     assert same(state_of(again), before)
     again.train()
     inputs = again.last_update_inputs.evaluated
@@ -191,10 +191,10 @@ SEEN = {
     "cnn_separate": {"observation": "image_separate", "action": "discrete"},
     "dict": {"observation": "dict", "policy_kwargs": {"activation_fn": nn.SiLU}},
 }
-SETTINGS = {
+VARIANTS = {
     "default": {},
     "kfac": {"cg_preconditioner": "kfac"},
-    "full_batch_critic": {"batch_size": 128},
+    "full_batch_critic": {"batch_size": 80},
     "sub_sample": {"sub_sampling_factor": 2},
 }
 
@@ -215,8 +215,10 @@ def rows_seen(policy: nn.Module) -> Iterator[list[int]]:
             handle.remove()
 
 
-def most_rows_seen(kind: str, settings: str) -> int:
-    model = collect(make_model(**SEEN[kind], n_steps=64, fisher_chunk_size=10, **SETTINGS[settings]))
+def most_rows_seen(kind: str, variant: str) -> int:
+    model = collect(
+        make_model(**SEEN[kind], n_steps=40, n_critic_updates=1, cg_max_steps=2, fisher_chunk_size=10, **VARIANTS[variant])
+    )
     model.subscribe(*(name for name in Diagnostic if name is not Diagnostic.ACTIVITY))
     with rows_seen(model.policy) as seen:
         model.train()
@@ -225,12 +227,14 @@ def most_rows_seen(kind: str, settings: str) -> int:
     return max(seen)
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("kind", SEEN)
-def test_nothing_in_an_update_sees_more_than_a_chunk(kind: str, settings: str) -> None:
+SEEN_CASES = [(kind, "default") for kind in SEEN] + [("cnn", variant) for variant in VARIANTS if variant != "default"]
+
+
+@pytest.mark.parametrize(("kind", "variant"), SEEN_CASES)
+def test_nothing_in_an_update_sees_more_than_a_chunk(kind: str, variant: str) -> None:
     """Save for probes of a fixed size, and the critic's minibatches: three chunks, or what was asked for."""
-    parts = 3 * 10 if settings == "full_batch_critic" else 32
-    assert most_rows_seen(kind, settings) <= max(PROBE_SAMPLES, parts)
+    parts = 3 * 10 if variant == "full_batch_critic" else 32
+    assert most_rows_seen(kind, variant) <= max(PROBE_SAMPLES, parts)
 
 
 @pytest.mark.parametrize("bug", ["policy step", "critic"])
@@ -239,7 +243,7 @@ def test_what_sees_the_whole_batch_is_found(bug: str, monkeypatch: pytest.Monkey
         monkeypatch.setattr(problems, "chunked", lambda n_samples, size: (slice(0, n_samples),))
     else:
         monkeypatch.setattr(critic_module, "CHUNKS_AT_ONCE", 100)
-    assert most_rows_seen("cnn", "full_batch_critic") == 128
+    assert most_rows_seen("cnn", "full_batch_critic") == 80
 
 
 @pytest.mark.parametrize("kind", ["mlp_general", "cnn_shared", "dict"])
@@ -268,6 +272,27 @@ def test_batch_norm_is_trained_on_whole_minibatches() -> None:
     assert set(sizes) == {N}
 
 
+# ---------------------------------------------------------------- residuals
+
+
+@pytest.mark.parametrize(("preconditioner", "kept"), [("none", 3), ("kfac", 1)])
+def test_residuals_are_kept_as_the_memory_bound_allows(
+    preconditioner: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three vectors of the actor's size and a bit; with a preconditioner each takes two."""
+    model = small(cg_preconditioner=preconditioner)
+    model.train()
+    n_parameters = sum(part.numel() for part in model.last_update_inputs.evaluated.problem.parameters)
+    monkeypatch.setattr(settings, "RESIDUALS_MEMORY", 3 * 8 * n_parameters + 7)
+    collect(model).train()
+    assert model.last_update.cg_iterations > kept
+    assert model.last_update.cg_kept == kept
+
+
+def test_25_residuals_of_ten_million_parameters_are_within_the_bound() -> None:
+    assert settings.RESIDUALS_MEMORY >= 25 * 8 * 10**7
+
+
 # ---------------------------------------------------------------- measured
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -291,12 +316,12 @@ def rise_of(model: Any) -> int:
 @linux
 def test_chunks_bound_the_memory_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
     """4,096 samples of a net whose graph takes 2 KiB of activations each, and much more in Fisher products."""
-    settings = {"n_steps": 2048, "n_critic_updates": 1, "batch_size": 256, "cg_max_steps": 2}
-    settings["policy_kwargs"] = {"net_arch": [256, 256], "activation_fn": nn.SiLU}
+    large: dict[str, Any] = {"n_steps": 2048, "n_critic_updates": 1, "batch_size": 256, "cg_max_steps": 2}
+    large["policy_kwargs"] = {"net_arch": [256, 256], "activation_fn": nn.SiLU}
     collect(make_model(n_steps=32)).train()
-    assert rise_of(collect(make_model(**settings, fisher_chunk_size=128))) < 30
+    assert rise_of(collect(make_model(**large, fisher_chunk_size=128))) < 30
     monkeypatch.setattr(problems, "chunked", lambda n_samples, size: (slice(0, n_samples),))
-    assert rise_of(collect(make_model(**settings, fisher_chunk_size=128))) > 60
+    assert rise_of(collect(make_model(**large, fisher_chunk_size=128))) > 60
 
 
 LIMIT = problems.MEMORY_LIMIT // 2**20
