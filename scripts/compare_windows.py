@@ -42,6 +42,8 @@ SOURCE = ["numerics_version", "commit", "dirty", "python", "torch", "machine", "
 COLUMNS = [*KEY, "parameters", "gain", "gain_share", "residual", "status", "residuals_mib", *SOURCE]
 WINDOWS = (60, 40, 25, 20, 10, 5, 2, 0)
 LARGE_SAMPLES = 512
+DAMPINGS = (0.1, 0.003)
+"""With little damping orthogonality is lost sooner."""
 Row = dict[str, str]
 
 
@@ -148,9 +150,9 @@ def main() -> int:
         if args.systems and name not in args.systems:
             continue
         step = make()
-        damping = 0.1
-        for iterations in counts:
-            measure(name, samples, iterations, step, damping)
+        for damping in (0.1,) if name == LARGE_MLP else DAMPINGS:
+            for iterations in counts:
+                measure(name, samples, iterations, step, damping)
     return 0
 
 
