@@ -38,7 +38,7 @@ MEASURED = ["mib", "seconds", "status", "rung", "iterations", "kept", "trials", 
 SOURCE = ["numerics_version", "commit", "dirty", "python", "torch", "sb3", "sb3_contrib", "machine", "finished"]
 COLUMNS = [*WHAT, *MEASURED, *SOURCE]
 MLP_CHUNK, CNN_CHUNK = 4096, 64
-SIZES = {CNN: (512, 1024, 2048, 8192), MLP: (2048, 8192, 32768, 131072), LARGE_MLP: (2048,)}
+SIZES = {CNN: (512, 1024, 2048, 8192), MLP: (2048, 8192, 32768, 131072), LARGE_MLP: (1024,)}
 LIMIT = {CNN: 2048}
 """sb3-contrib's graph of 8,192 frames would take about 10 GB: more than a shared machine has to spare."""
 
