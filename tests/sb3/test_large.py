@@ -357,11 +357,14 @@ def products_of_frames(n_frames: int, device: torch.device) -> list[Tensor]:
 @linux
 @pytest.mark.slow
 def test_products_of_8192_frames() -> None:
-    """In the memory that the graphs may take, and the frames: 231 MB, twice while they are drawn."""
+    """
+    In twice the memory that the graphs may take, and the frames, of 231 MB: un-chunked, 19 GiB. (Graphs are what is reckoned;
+    float64 convolutions unfold their inputs beside them on a CPU.)
+    """
     CLEAR.write_text("5")
     before = status("VmRSS")
     fast, exact = products_of_frames(8192, torch.device("cpu"))
-    assert status("VmHWM") - before < LIMIT + 2 * 8192 * 4 * 84 * 84 // 2**20
+    assert status("VmHWM") - before < 2 * LIMIT + 8192 * 4 * 84 * 84 // 2**20
     assert float((fast - exact).norm()) < 1e-3 * float(exact.norm())
 
 
@@ -371,7 +374,7 @@ def test_products_of_8192_frames_on_a_gpu() -> None:
         pytest.skip("no CUDA device")
     torch.cuda.reset_peak_memory_stats()
     fast, exact = products_of_frames(8192, torch.device("cuda"))
-    assert torch.cuda.max_memory_allocated() < problems.MEMORY_LIMIT + 2 * 8192 * 4 * 84 * 84
+    assert torch.cuda.max_memory_allocated() < 2 * problems.MEMORY_LIMIT + 8192 * 4 * 84 * 84
     assert float((fast - exact).norm()) < 1e-3 * float(exact.norm())
 
 
