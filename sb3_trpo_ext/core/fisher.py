@@ -267,15 +267,16 @@ def _without_graph(curvature: Curvature, rows: Rows, product: Callable[[Paramete
 
 def _prepare_forward_reverse(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkMaps:
     def product(tangent: Parameters) -> Tensor:
-        leaves = _leaves(curvature.theta)
-        with forward_ad.dual_level():
-            dual = tuple(forward_ad.make_dual(leaf, part) for leaf, part in zip(leaves, tangent, strict=True))
+        # J v keeps nothing, and then the graph of Jᵀ u is all there is: with both in one pass it would hold the tangents too.
+        with torch.no_grad(), forward_ad.dual_level():
+            dual = tuple(forward_ad.make_dual(part, along) for part, along in zip(curvature.theta, tangent, strict=True))
             phi, pushed = forward_ad.unpack_dual(curvature.actor(dual, rows))
-            pushed = torch.zeros_like(phi) if pushed is None else pushed.detach()
-            cotangent = weights.unsqueeze(-1) * curvature.distribution.metric_at(phi.detach())(pushed)
-            return _pull_back(phi, leaves, cotangent, retain=False)
+            pushed = torch.zeros_like(phi) if pushed is None else pushed
+            cotangent = weights.unsqueeze(-1) * curvature.distribution.metric_at(phi)(pushed)
+        return maps.pull(cotangent)
 
-    return _without_graph(curvature, rows, product)
+    maps = _without_graph(curvature, rows, product)
+    return maps
 
 
 def _prepare_double_backward(curvature: Curvature, rows: Rows, weights: Tensor) -> ChunkMaps:

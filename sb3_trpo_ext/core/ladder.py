@@ -8,6 +8,7 @@ reasons against earlier rungs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -127,16 +128,34 @@ def _agree(product: Tensor, reference: Tensor) -> bool:
     return bool(gap <= AGREEMENT[product.dtype] * size)
 
 
-def bytes_per_sample(forward: Callable[[slice], Tensor], parameters: Sequence[Tensor], n_samples: int) -> int:
+def bytes_per_sample(
+    forward: Callable[[slice], Tensor], parameters: Sequence[Tensor], n_samples: int, limit: float = math.inf
+) -> int:
     """
     Memory that autograd keeps for one sample, measured on a few.
 
     :param forward: evaluates some samples with a graph
     :param parameters: the parameters, which are not counted
     :param n_samples: size of the batch
+    :param limit: bytes that the few may take; one alone may take more
     :return: bytes, >= 1
     """
     rows = chunked(n_samples, PROBE_SAMPLES)[0]
+    kept = _kept_bytes(forward, parameters, rows, limit)
+    if kept is None:
+        rows = slice(0, 1)
+        kept = _kept_bytes(forward, parameters, rows, math.inf)
+        assert kept is not None, "there is no limit"
+    n_probed: int = rows.stop - rows.start
+    return max(1, kept // n_probed)
+
+
+class _TooMuchError(Exception):
+    """More is kept than there may be."""
+
+
+def _kept_bytes(forward: Callable[[slice], Tensor], parameters: Sequence[Tensor], rows: slice, limit: float) -> int | None:
+    """None if it is more than the limit, as soon as it is."""
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     kept: dict[int, int] = {}
 
@@ -145,10 +164,14 @@ def bytes_per_sample(forward: Callable[[slice], Tensor], parameters: Sequence[Te
         if storage.data_ptr() not in own:
             # A view of the batch's observations keeps no more than its own part; an expanded tensor only its storage.
             kept[storage.data_ptr()] = max(kept.get(storage.data_ptr(), 0), min(storage.nbytes(), tensor.nbytes))
+            if sum(kept.values()) > limit:
+                raise _TooMuchError
         # Not the tensor itself: saved by the node that made it, it would be a cycle that no collector frees.
         return tensor.detach()
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward(rows)
-    n_probed: int = rows.stop - rows.start
-    return max(1, sum(kept.values()) // n_probed)
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            forward(rows)
+    except _TooMuchError:
+        return None
+    return sum(kept.values())

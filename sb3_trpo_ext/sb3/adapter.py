@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sb3_trpo_ext.core.flat import Parameters
 from sb3_trpo_ext.core.reduce import Rows
 from sb3_trpo_ext.sb3.action_distributions import DistributionParameters
+from sb3_trpo_ext.sb3.recompute import recomputing
 
 REPEATS = 1e-5
 """Two evaluations of the same samples agree to this: some CUDA kernels add in another order each time."""
@@ -79,6 +81,7 @@ class PolicyFunction:
         self.device = device
         self.parameters: tuple[nn.Parameter, ...] = ()
         self.modules: tuple[nn.Module, ...] = ()
+        self.recomputes = False  # activations between segments alone are kept: slower, for want of memory
         self._module = DistributionParameters(policy)
         self._places = _places(self._module)
         self._buffers = {id(buffer) for buffer in policy.buffers()}
@@ -181,9 +184,12 @@ class PolicyFunction:
         buffers = {place: others[place] for place, tensor in self._places.items() if id(tensor) in self._buffers}
         tensors = {place: replaced.get(id(tensor), others.get(place, tensor)) for place, tensor in self._places.items()}
         tensors |= self._fresh(buffers)
-        observations = map_tensors(lambda tensor: tensor[rows], self._moved_observations)
-        with _casting_inputs(self.policy, dtype), sdpa_kernel(SDPBackend.MATH):
-            phi: Tensor = torch.func.functional_call(self._module, tensors, (observations,), tie_weights=False)
+        evaluating = partial(_evaluating, self.policy, dtype)
+        with ExitStack() as stack:
+            stack.enter_context(evaluating())
+            if self.recomputes and torch.is_grad_enabled():
+                stack.enter_context(recomputing(self.policy, evaluating))
+            phi: Tensor = torch.func.functional_call(self._module, tensors, (self.observed(rows),), tie_weights=False)
         return phi
 
     @staticmethod
@@ -191,6 +197,16 @@ class PolicyFunction:
         """Copies for one evaluation: a module that writes into its buffers in eval mode, too, shall change nothing by it."""
         copies = {id(buffer): buffer.clone() for buffer in buffers.values()}
         return {place: copies[id(buffer)] for place, buffer in buffers.items()}
+
+    def observed(self, rows: Rows) -> PyTorchObs:
+        """
+        Give some of the observations.
+
+        :param rows: which samples
+        :return: as SB3's buffer gives them, on the computing device
+        """
+        observations: PyTorchObs = map_tensors(lambda tensor: tensor[rows], self._moved_observations)
+        return observations
 
     def _others_in(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Everything that is not the actor's, in a precision: frozen parameters and buffers."""
@@ -237,6 +253,13 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return type(tree)(map_tensors(function, value) for value in tree)
     return tree
+
+
+@contextmanager
+def _evaluating(policy: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """While active, the policy's modules run in the dtype, and can be differentiated twice."""
+    with _casting_inputs(policy, dtype), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 @contextmanager

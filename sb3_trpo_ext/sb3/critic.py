@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -11,15 +12,25 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sb3_trpo_ext.core.critic import CriticProblem, CriticResult, CriticSettings, fit_critic
 from sb3_trpo_ext.core.flat import Snapshot, unchanged
 from sb3_trpo_ext.core.ladder import PROBE_SAMPLES
+from sb3_trpo_ext.core.reduce import chunked
 from sb3_trpo_ext.core.status import CriticStatus
 from sb3_trpo_ext.sb3.adapter import leaves_of, map_tensors
 from sb3_trpo_ext.sb3.batch import RolloutBatch
 from sb3_trpo_ext.sb3.critic_stack import value_regression
 from sb3_trpo_ext.sb3.problems import Evaluated, in_float64
+
+CHUNKS_AT_ONCE = 3
+"""Chunks of the policy step that a minibatch may be as large as, before it is differentiated in parts: of the twelve graphs
+that a chunk is reckoned with it keeps one, in the policy's own precision, and what goes back through it."""
+
+
+Minibatch = tuple[PyTorchObs, Tensor]
+"""Observations and returns."""
 
 
 class Critic:
@@ -42,6 +53,7 @@ class Critic:
         self.batch_size = batch_size
         self.chunks = evaluated.chunks
         self.actor = evaluated.function
+        self.part_size = CHUNKS_AT_ONCE * evaluated.chunks[0].stop
         self.actor_modules: Sequence[nn.Module] = evaluated.function.modules
         self.actor_parameters = evaluated.function.parameters
         self.parameters = self._own_parameters({id(parameter) for parameter in self.actor_parameters})
@@ -92,13 +104,55 @@ class Critic:
         return float((in_float64(self.batch.returns) - in_float64(self.values())).square().mean())
 
     def _problem(self) -> CriticProblem:
-        regression = value_regression(self.policy, self.parameters, self.batch, self.batch_size)
+        in_parts = self._in_parts()
+        regression = None if in_parts else value_regression(self.policy, self.parameters, self.batch, self.batch_size)
 
         def minibatches() -> Iterator[Tensor]:
             self._values = None
-            return self._minibatch_losses() if regression is None else regression.epoch(self._order())
+            if regression is not None:
+                return regression.epoch(self._order())
+            return map(self._differentiated, self._minibatches()) if in_parts else self._minibatch_losses()
 
-        return CriticProblem(self.parameters, self.policy.optimizer, minibatches, self.loss, regression is not None)
+        given = in_parts or regression is not None
+        return CriticProblem(self.parameters, self.policy.optimizer, minibatches, self.loss, given)
+
+    def _in_parts(self) -> bool:
+        """Whether minibatches are too large for one graph. (Batch norm mixes samples while it is trained: then never.)"""
+        if min(self.batch_size, len(self.batch)) <= self.part_size:
+            return False
+        of_actor = set(self.actor_modules)
+        return not any(isinstance(module, _BatchNorm) for module in self.policy.modules() if module not in of_actor)
+
+    def _minibatch_losses(self) -> Iterator[Tensor]:
+        return map(self._loss, self._minibatches())
+
+    def _loss(self, minibatch: Minibatch) -> Tensor:
+        observations, returns = minibatch
+        return F.mse_loss(self._predict(observations, len(returns)), returns)
+
+    def _predict(self, observations: PyTorchObs, n_samples: int) -> Tensor:
+        try:
+            return self.policy.predict_values(observations).flatten()
+        except ValueError as error:
+            if n_samples > 1:
+                raise
+            raise ValueError(
+                f"TRPO: the critic can't be trained on a minibatch of one sample (batch norm can't: {error}). Choose a "
+                f"batch_size > 1 that leaves no single one of the rollout's {len(self.batch)} samples over, instead of "
+                f"{self.batch_size}."
+            ) from error
+
+    def _differentiated(self, minibatch: Minibatch) -> Tensor:
+        """The loss without a graph; its gradient, summed over parts, stands in the parameters' ``grad``."""
+        n_samples = len(minibatch[1])
+        self.policy.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for rows in chunked(n_samples, self.part_size):
+            part: Minibatch = map_tensors(itemgetter(rows), minibatch)
+            loss = len(part[1]) / n_samples * self._loss(part)
+            loss.backward(inputs=list(self.parameters))
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def _observations(self, rows: slice | Tensor) -> PyTorchObs:
         observations: PyTorchObs = map_tensors(lambda tensor: tensor[rows], self.batch.observations)
@@ -129,27 +183,11 @@ class Critic:
         after.restore()
         return differs
 
-    def _minibatch_losses(self) -> Iterator[Tensor]:
+    def _minibatches(self) -> Iterator[Minibatch]:
         self.policy.set_training_mode(True)
         for module in self.actor_modules:
             # What the actor runs through stays as it acts: no batch statistics, no dropout, no running averages moved.
             module.training = False
-        for observations, returns in self._minibatches():
-            yield F.mse_loss(self._predict(observations, len(returns)), returns)
-
-    def _predict(self, observations: PyTorchObs, n_samples: int) -> Tensor:
-        try:
-            return self.policy.predict_values(observations).flatten()
-        except ValueError as error:
-            if n_samples > 1:
-                raise
-            raise ValueError(
-                f"TRPO: the critic can't be trained on a minibatch of one sample (batch norm can't: {error}). Choose a "
-                f"batch_size > 1 that leaves no single one of the rollout's {len(self.batch)} samples over, instead of "
-                f"{self.batch_size}."
-            ) from error
-
-    def _minibatches(self) -> Iterator[tuple[PyTorchObs, Tensor]]:
         if self.batch.n_steps is None:
             for data in self.buffer.get(self.batch_size):
                 yield data.observations, data.returns.flatten()

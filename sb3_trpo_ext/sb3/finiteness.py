@@ -18,6 +18,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 LARGEST = {np.dtype(dtype): float(np.sqrt(np.finfo(dtype).max)) / 1024 for dtype in (np.float32, np.float64)}
 """Below a VecNormalize: squares of what is no larger don't overflow when NumPy sums them, over a million environments. (One
 observation of 1e20 in float32, and the variance is infinite from then on.)"""
+
 _OF_THE_ENVIRONMENT = (
     "Check the environment's rewards and observations there (a sensor, a division, an exploding simulation); "
     "stable_baselines3.common.vec_env.VecCheckNan finds the step that makes them."
@@ -39,6 +40,8 @@ REMEDIES = {
 }
 """What to try, by what is not finite; rewards and observations, which are checked first, are the environment's."""
 
+AT_ONCE = 2**22
+"""Numbers that are looked at together: what tells whether they are finite takes more memory than they do."""
 
 SQUARES = {"f": FLOAT32_MAX / 4.0, "d": FLOAT32_MAX**2}
 """By NumPy's character of the dtype: what has no larger sum of squares is within every bound."""
@@ -138,9 +141,10 @@ def refuse_non_finite(
     if not tensor.is_floating_point():
         return
     # As the policy sees it: float64 beyond the range of float32 is infinite to it.
-    tensor = tensor.float()
-    if bool(torch.isfinite(tensor).all()):
+    parts = tensor.reshape(-1).split(AT_ONCE)
+    if bool(torch.stack([torch.isfinite(part.float()).all() for part in parts]).all()):
         return
+    tensor = tensor.float()
     bad = ~torch.isfinite(tensor.reshape(len(tensor), -1)).all(dim=-1)
     first = int(bad.nonzero()[0])
     if step is not None:

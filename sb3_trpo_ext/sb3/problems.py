@@ -163,8 +163,11 @@ def evaluate_batch(
 def _chunks(function: PolicyFunction, n_samples: int, size: int | None) -> tuple[slice, ...]:
     """As many samples in each as the caller or the memory bound says."""
     if size is None:
-        kept = bytes_per_sample(function.own_forward, tuple(function.policy.parameters()), n_samples)
-        size = max(1, MEMORY_LIMIT // (GRAPHS_PER_PRODUCT * kept))
+        kept = bytes_per_sample(function.own_forward, tuple(function.policy.parameters()), n_samples, MEMORY_LIMIT)
+        size = MEMORY_LIMIT // (GRAPHS_PER_PRODUCT * kept)
+        # Smaller chunks are cheaper than recomputation, as long as there are any.
+        function.recomputes = size == 0
+        size = max(1, size)
     return chunked(n_samples, min(n_samples, size))
 
 

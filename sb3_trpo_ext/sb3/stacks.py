@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import torch
 from stable_baselines3.common.distributions import (
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from sb3_trpo_ext.core.ladder import PROBE_SAMPLES
 from sb3_trpo_ext.core.layers import Layer, read_layers, runs_as_written
 from sb3_trpo_ext.core.mlp import MLPActor
+from sb3_trpo_ext.core.reduce import Rows
 from sb3_trpo_ext.sb3.adapter import PolicyFunction
 
 ACTOR_METHODS = ("get_distribution", "_get_action_dist_from_latent", "forward_actor")
@@ -29,7 +31,7 @@ AGREEMENT, AGREEMENT_NEAR_ZERO = 1e-4, 1e-6
 """A policy and the layers that were read agree to this share of the largest output and this much, or the policy is right."""
 
 FEATURES_LIMIT = 2**27
-"""Bytes that the batch's features may take, which are kept beside its observations: flattened images are left to SB3."""
+"""Bytes that the batch's features may take, which are kept beside its observations; of more they are made again each time."""
 
 GAUSSIANS = (DiagGaussianDistribution, SquashedDiagGaussianDistribution)
 DISCRETE = (CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
@@ -78,14 +80,34 @@ def fixed_features(policy: ActorCriticPolicy, extractor: BaseFeaturesExtractor, 
     :param observations: as SB3's buffer gives them
     :return: shape (n_samples, n_features), float32; None if the extractor holds parameters or buffers, or for want of memory
     """
+    if not _is_fixed(extractor) or _are_many(extractor, observations):
+        return None
+    return _extracted(policy, extractor, observations)
+
+
+def _is_fixed(extractor: BaseFeaturesExtractor) -> bool:
+    return not any(True for _ in chain(extractor.parameters(), extractor.buffers()))
+
+
+def _are_many(extractor: BaseFeaturesExtractor, observations: PyTorchObs) -> bool:
     anything = observations if isinstance(observations, Tensor) else next(iter(observations.values()))
-    if 4 * len(anything) * extractor.features_dim > FEATURES_LIMIT:
+    return 4 * len(anything) * extractor.features_dim > FEATURES_LIMIT
+
+
+@torch.no_grad()
+def _extracted(policy: ActorCriticPolicy, extractor: BaseFeaturesExtractor, observations: PyTorchObs) -> Tensor:
+    """As get_distribution and predict_values do: past an override that returns both extractors' features."""
+    return super(ActorCriticPolicy, policy).extract_features(observations, extractor)
+
+
+def _inputs(function: PolicyFunction) -> Callable[[Rows], Tensor] | None:
+    """Rows -> what the actor's first layer sees; None if training can change it."""
+    policy, extractor = function.policy, function.policy.pi_features_extractor
+    if not _is_fixed(extractor):
         return None
-    if any(True for _ in extractor.parameters()) or any(True for _ in extractor.buffers()):
-        return None
-    with torch.no_grad():
-        # As get_distribution and predict_values do: past an override that returns both extractors' features.
-        return super(ActorCriticPolicy, policy).extract_features(observations, extractor)
+    if _are_many(extractor, function.observations):
+        return lambda rows: _extracted(policy, extractor, function.observed(rows))
+    return _extracted(policy, extractor, function.observations).to(function.device).__getitem__
 
 
 def actor_stack(function: PolicyFunction, phi: Tensor) -> MLPActor | None:
@@ -109,9 +131,9 @@ def actor_stack(function: PolicyFunction, phi: Tensor) -> MLPActor | None:
         return None
     net = getattr(policy.mlp_extractor, "policy_net", None)
     layers = read_stack(policy, ACTOR_METHODS, net, policy.action_net, places) if net is not None else None
-    features = None if layers is None else fixed_features(policy, policy.pi_features_extractor, function.observations)
-    if layers is None or features is None:
+    inputs = None if layers is None else _inputs(function)
+    if layers is None or inputs is None:
         return None
-    stack = MLPActor(layers, free, features.to(function.device).__getitem__)
+    stack = MLPActor(layers, free, inputs)
     read = stack(function.theta(phi.dtype), slice(0, PROBE_SAMPLES))
     return stack if agree(read, phi[:PROBE_SAMPLES]) else None

@@ -203,3 +203,23 @@ def test_bytes_per_sample_of_an_expanded_tensor_are_those_of_its_storage() -> No
     weight = torch.randn(1, requires_grad=True)
     wide = torch.randn(1).expand(32, 10_000)
     assert bytes_per_sample(lambda rows: (weight * wide).sum(), [weight], 32) <= 4
+
+
+@pytest.mark.parametrize("limit", [1, 7, 500])
+def test_bytes_per_sample_are_those_of_one_where_more_would_be_too_much(limit: int) -> None:
+    """Measuring shall not take more than there is: it ends as soon as the limit is passed, and one sample is looked at."""
+    net = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
+    observations, sizes = torch.randn(100, 3), []
+
+    def forward(rows: slice) -> Tensor:
+        hidden = net[1](net[0](observations[rows]))
+        output = net[2](hidden)
+        sizes.append(rows.stop - rows.start)  # a forward pass that went through
+        return output
+
+    parameters = [*net.parameters()]
+    alone = bytes_per_sample(lambda rows: net(observations[rows]), parameters, 1)
+    assert bytes_per_sample(forward, parameters, 100, limit) == alone
+    assert sizes == [1]
+    assert bytes_per_sample(forward, parameters, 100, 10**9) == pytest.approx(alone, rel=0.1)
+    assert sizes == [1, 32]

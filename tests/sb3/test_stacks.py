@@ -9,6 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from sb3_trpo_ext.core.fisher import FisherOperator
+from sb3_trpo_ext.core.flat import flatten
 from sb3_trpo_ext.core.ladder import LADDER
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, Attention, Witness, collect, make_model
 
@@ -184,6 +185,18 @@ def test_what_the_ladder_refutes_does_not_judge_either(monkeypatch: pytest.Monke
     assert witness.broken_promises_of_acceptance() == []
 
 
-def test_features_beyond_the_memory_bound_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("observation", ["vector", "dict"])
+def test_features_beyond_the_memory_bound_are_made_again_each_time(observation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = updated(make_model(observation=observation))
     monkeypatch.setattr("sb3_trpo_ext.sb3.stacks.FEATURES_LIMIT", 4 * 64 * 6 - 1)
-    assert updated(make_model()).last_update.fisher_rung == "double_vjp/retained"
+    made = updated(make_model(observation=observation))
+    assert made.last_update.fisher_rung == "closed_form/retained"
+    inputs = [model.last_update_inputs.evaluated.problem.linearised.curvature.mlp.inputs for model in (kept, made)]
+    assert isinstance(getattr(inputs[0], "__self__", None), Tensor)
+    assert getattr(inputs[1], "__self__", None) is None
+    rows = torch.tensor([3, 63, 7])
+    assert torch.equal(inputs[0](rows), inputs[1](rows))
+    steps = [
+        flatten(part.detach() for part in model.last_update_inputs.evaluated.problem.parameters) for model in (kept, made)
+    ]
+    assert torch.equal(*steps)
