@@ -110,7 +110,12 @@ class WandbMonitor(BaseCallback):
 
         :return: plain values
         """
-        return {"summaries": vars(self.summaries).copy(), "seen": self._seen, "alerted": sorted(map(list, self._alerted))}
+        return {
+            "summaries": vars(self.summaries).copy(),
+            "seen": self._seen,
+            "alerted": sorted(map(list, self._alerted)),
+            "run": self._run.id if self._run.own else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -120,6 +125,8 @@ class WandbMonitor(BaseCallback):
         """
         self.summaries, self._seen = Summaries(**state["summaries"]), state["seen"]
         self._alerted = {(code, number) for code, number in state["alerted"]}
+        if state.get("run") is not None:
+            self._run.go_on_with(state["run"])
 
     def _init_callback(self) -> None:
         subscribe = getattr(self.model, "subscribe", None)
