@@ -135,6 +135,7 @@ def about(model: TRPO, root: BaseCallback) -> dict[str, Any]:
         "score": score if known else None,
         "score_of": of if known else None,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seed": model.seed,
         "wandb_run": _wandb_run(),
         "build": _build(),
     }

@@ -51,7 +51,7 @@ LAYERS: dict[type, tuple[str, ...]] = {
 """Attributes that change while they run; of subclasses, gymnasium's and ours only. (A Monitor's lists of all its episodes,
 which only ``get_episode_rewards`` and the like read, begin anew.)"""
 
-TRUSTED_PACKAGES = ("gymnasium.", "stable_baselines3.", "sb3_trpo_ext.")
+TRUSTED_PACKAGES = ("gymnasium.", "stable_baselines3.", "sb3_trpo_ext.", "rl_zoo3.")
 
 PLAIN_TASKS = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.")
 MUJOCO_TASKS = "gymnasium.envs.mujoco."
@@ -152,6 +152,8 @@ def set_simple_attributes(env: VecEnv, values: dict[str, list[Any]]) -> None:
     """
     for name, of_each in values.items():
         if _has(env, name) and len(of_each) == env.num_envs:
+            # A seed that waits for the next reset would begin the generators anew.
+            env.unwrapped._reset_seeds()
             for index, value in enumerate(of_each):
                 # set_attr would put it on the outermost wrapper, where nobody looks.
                 env.env_method("set_wrapper_attr", name, value, indices=[index])

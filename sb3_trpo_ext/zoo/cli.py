@@ -14,6 +14,7 @@ from rl_zoo3 import exp_manager
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from sb3_trpo_ext.zoo import convert_config
+from sb3_trpo_ext.zoo.experiment import Plan, make_plan, own_flags, planned
 
 # Functions of the Zoo, and of our sweeps, that raise, with nothing begun, when what was typed names nothing that exists
 ZOO_INPUT_CHECKS = frozenset({"train", "get_model_path", "refuse_unknown"})
@@ -87,11 +88,20 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     :param arguments: the user's own flags
     :return: exit code
     """
+    plan = Plan()
     if name == "train":
         use_fast_wrappers()
+        if {"-h", "--help"} & set(arguments):
+            own_flags().print_help()
+        else:
+            try:
+                plan, arguments = make_plan(arguments)
+            except ValueError as error:
+                return _fail(str(error))
     sys.argv = [f"python -m sb3_trpo_ext {name}", *SCRIPTS[name].defaults, *_own_config(name, arguments), *arguments]
     try:
-        _entry(SCRIPTS[name])()
+        with planned(plan):
+            _entry(SCRIPTS[name])()
     except ModuleNotFoundError as error:
         if error.name not in ("seaborn", "rliable"):
             raise
