@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import (
     BaseCallback,
+    CallbackList,
     EvalCallback,
     EveryNTimesteps,
     StopTrainingOnMaxEpisodes,
@@ -83,7 +84,9 @@ def _named(root: BaseCallback) -> Iterator[tuple[str, BaseCallback]]:
 
 
 def _has_protocol(part: BaseCallback) -> bool:
-    return callable(getattr(part, "state_dict", None)) and callable(getattr(part, "load_state_dict", None))
+    """Not a list, whose members say it themselves."""
+    own = (getattr(part, name, None) for name in ("state_dict", "load_state_dict"))
+    return not isinstance(part, CallbackList) and all(map(callable, own))
 
 
 def _state(part: BaseCallback) -> dict[str, Any]:
