@@ -13,6 +13,7 @@ from rl_zoo3 import exp_manager
 
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
+from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv
 from sb3_trpo_ext.zoo import convert_config
 from sb3_trpo_ext.zoo.experiment import Plan, make_plan, own_flags, planned
 
@@ -115,7 +116,7 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
 
 def use_fast_wrappers() -> None:
     """Let the Zoo's trainings run in our wrappers, whose results, files and ``isinstance`` are those of SB3's."""
-    vars(exp_manager).update(DummyVecEnv=FastDummyVecEnv, VecNormalize=FastVecNormalize)
+    vars(exp_manager).update(DummyVecEnv=FastDummyVecEnv, SubprocVecEnv=PatientSubprocVecEnv, VecNormalize=FastVecNormalize)
 
 
 def _entry(script: Script) -> Callable[[], object]:
