@@ -18,6 +18,7 @@ import tempfile
 import time
 import tracemalloc
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +56,27 @@ class Points(VecEnv):
         self._age = np.arange(N_ENVS) * EPISODE // N_ENVS
 
     def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
         return {"state": self._state, "age": self._age, "random": self._random}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """For checkpoints."""
         self._state, self._age, self._random = state["state"], state["age"], state["random"]
 
     def _observe(self) -> np.ndarray:
         return np.column_stack([self._state, self._age / EPISODE]).astype(np.float32)
 
     def reset(self) -> np.ndarray:
+        """As in SB3."""
         self._state = self._random.normal(size=(N_ENVS, 2))
         return self._observe()
 
     def step_async(self, actions: np.ndarray) -> None:
+        """As in SB3."""
         self._actions = actions[:, 0]
 
     def step_wait(self) -> Any:
+        """As in SB3."""
         position, speed = self._state.T
         speed = 0.95 * speed + 0.1 * self._actions
         self._state = np.column_stack([position + 0.1 * speed, speed])
@@ -89,15 +95,19 @@ class Points(VecEnv):
         """Nothing is open."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """As in SB3."""
         raise AttributeError(attr_name)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """As in SB3."""
         raise AttributeError(attr_name)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """As in SB3."""
         raise AttributeError(method_name)
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """As in SB3."""
         return [False] * N_ENVS
 
 
@@ -201,7 +211,7 @@ def slower(rows: list[dict[str, float]], clock: str) -> float:
     :return: by which share it is lower (negative: higher): medians of the first and the last fifth behind the warm-up
     """
     rows = _warm(rows)
-    pairs = zip(rows, rows[1:], strict=False)
+    pairs = pairwise(rows)
     speeds = [(after["steps"] - before["steps"]) / (after[clock] - before[clock]) for before, after in pairs]
     fifth = max(1, len(speeds) // 5)
     return 1.0 - float(np.median(speeds[-fifth:]) / np.median(speeds[:fifth]))

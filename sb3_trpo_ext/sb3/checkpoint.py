@@ -98,7 +98,9 @@ class Checkpoints(BaseCallback):
         model = self._trpo
         model._run_folder.find(model._n_updates + 1, model.log_folder, model.env, model.logger)
         if model.run_folder is None:
-            raise ValueError("Checkpoints: this run logs nothing, so it has no folder: set folder here, or log_folder of TRPO.")
+            raise ValueError(
+                "Checkpoints: this run logs nothing, so it has no folder: set folder here, or log_folder of TRPO."
+            )
         return model.run_folder / FOLDER_NAME
 
     def _on_step(self) -> bool:
@@ -132,7 +134,9 @@ class Checkpoints(BaseCallback):
             prune(folder, self.keep_last, self.keep_best)
         except Exception as error:  # a full disk, or anything that an object of the user's raises when it is pickled
             if not self._in_trouble:
-                text = f"a checkpoint can't be written ({error!r}): a resumed run would begin at an earlier one; training goes on"
+                text = (
+                    f"a checkpoint can't be written ({error!r}): a resumed run would begin at an earlier one; training goes on"
+                )
                 warnings.warn(f"TRPO: {text}", UserWarning, stacklevel=2)
             self._in_trouble = True
 
@@ -159,7 +163,9 @@ def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: 
     for name, reason in passed_over.items():
         warnings.warn(f"TRPO: checkpoint {name} is passed over: {reason}", UserWarning, stacklevel=3)
     if found is None:
-        raise ValueError(f"{folder}: there is no whole checkpoint to resume from (Checkpoints() among the callbacks writes them).")
+        raise ValueError(
+            f"{folder}: there is no whole checkpoint to resume from (Checkpoints() among the callbacks writes them)."
+        )
     # Checked once more, all of it, before anything is unpickled.
     saved, pickled = found.read(MODEL_NAME), found.read(STATE_NAME)
     model = cls.load(io.BytesIO(saved), env=env, device=device, force_reset=False, **changes)

@@ -218,8 +218,8 @@ class Resumption:
         reason = self._state.environment.restore(env)
         if reason is not None:
             warnings.warn(
-                f"TRPO: new episodes begin, since the state of the environment can't be restored: {reason}. The numbers differ "
-                "from those of a run that was not interrupted.",
+                f"TRPO: new episodes begin, since the state of the environment can't be restored: {reason}. The numbers will "
+                "not be those of a run that was not interrupted.",
                 UserWarning,
                 stacklevel=3,
             )

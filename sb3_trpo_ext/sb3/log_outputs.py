@@ -98,7 +98,8 @@ class LogPositions:
             elif there < size:
                 hint = " (give monitor_kwargs override_existing=False when resuming)" if name.endswith(Monitor.EXT) else ""
                 warnings.warn(
-                    f"TRPO: {path} has {there} bytes, and had {size} at the checkpoint: earlier rows are lost{hint}", stacklevel=2
+                    f"TRPO: {path} has {there} bytes, and had {size} at the checkpoint: earlier rows are lost{hint}",
+                    stacklevel=2,
                 )
 
     def reopen(self, base: Path, num_timesteps: int) -> Logger:

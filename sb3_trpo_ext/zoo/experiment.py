@@ -49,7 +49,9 @@ def own_flags() -> argparse.ArgumentParser:
     :return: the parser
     """
     parser = argparse.ArgumentParser(
-        prog="python -m sb3_trpo_ext train", usage="%(prog)s [flags below, which are ours] [the RL Zoo's flags]", allow_abbrev=False
+        prog="python -m sb3_trpo_ext train",
+        usage="%(prog)s [flags below, which are ours] [the RL Zoo's flags]",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--resume",
@@ -81,7 +83,12 @@ def make_plan(arguments: list[str]) -> tuple[Plan, list[str]]:
     if own.resume is None:
         return Plan(own.checkpoint_every), rest
     parser = argparse.ArgumentParser(add_help=False)
-    for flags, default in ((["--env"], "CartPole-v1"), (["--algo"], "trpo"), (["-f", "--log-folder"], "logs"), (["--seed"], None)):
+    for flags, default in (
+        (["--env"], "CartPole-v1"),
+        (["--algo"], "trpo"),
+        (["-f", "--log-folder"], "logs"),
+        (["--seed"], None),
+    ):
         parser.add_argument(*flags, default=default)
     known = parser.parse_known_args(rest)[0]
     if known.algo != "trpo":
@@ -105,7 +112,9 @@ def _newest_run(folder: Path, env_id: str) -> Path | None:
 
 def _find(run: Path | None) -> Checkpoint | None:
     if run is None or not checkpoints_in(run / FOLDER_NAME):
-        print(f"--resume: {run or 'the log folder'} holds no checkpoint of this environment: a new run begins", file=sys.stderr)
+        print(
+            f"--resume: {run or 'the log folder'} holds no checkpoint of this environment: a new run begins", file=sys.stderr
+        )
         return None
     found, passed_over = newest_whole(run)
     if found is None:

@@ -29,7 +29,11 @@ class Walk(gym.Env):
         self.walk, self.age = np.zeros(3, np.float32), 0
 
     def _observe(self) -> Any:
-        return {"walk": self.walk.copy(), "age": self.age} if isinstance(self.observation_space, spaces.Dict) else self.walk.copy()
+        return (
+            {"walk": self.walk.copy(), "age": self.age}
+            if isinstance(self.observation_space, spaces.Dict)
+            else self.walk.copy()
+        )
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)

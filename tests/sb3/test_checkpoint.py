@@ -52,12 +52,16 @@ def broken_off(folder: Path, at: int = AT) -> Path:
     return copy
 
 
-def train(folder: Path, env: VecEnv, callbacks: list[BaseCallback], learn: dict[str, Any] | None = None, **kwargs: Any) -> TRPO:
+def train(
+    folder: Path, env: VecEnv, callbacks: list[BaseCallback], learn: dict[str, Any] | None = None, **kwargs: Any
+) -> TRPO:
     model = trpo(env, folder, **kwargs)
     return model.learn(TOTAL, [*callbacks, every_update()], **(learn or {}))
 
 
-def go_on(folder: Path, env: VecEnv, callbacks: list[BaseCallback], learn: dict[str, Any] | None = None, **changes: Any) -> TRPO:
+def go_on(
+    folder: Path, env: VecEnv, callbacks: list[BaseCallback], learn: dict[str, Any] | None = None, **changes: Any
+) -> TRPO:
     model = TRPO.resume(folder, env, log_folder=str(folder), **changes)
     assert model.num_timesteps == AT * BATCH
     return model.learn(TOTAL, [*callbacks, every_update()], **(learn or {}))
@@ -70,7 +74,12 @@ CASES: dict[str, dict[str, Any]] = {
     "learning-rate schedule": {"learning_rate": lambda remaining: 1e-2 * remaining},
     "damping that does not adapt": {"adaptive_damping": False},
     "kfac, thinned": {"cg_preconditioner": "kfac", "sub_sampling_factor": 2},
-    "dropout": {"policy_kwargs": {"net_arch": [8], "activation_fn": lambda: torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Dropout(0.2))}},
+    "dropout": {
+        "policy_kwargs": {
+            "net_arch": [8],
+            "activation_fn": lambda: torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Dropout(0.2)),
+        }
+    },
 }
 
 
@@ -91,7 +100,9 @@ def test_same_numbers_and_files(tmp_path: Path, kwargs: dict[str, Any], normalis
 
 
 @pytest.mark.parametrize("at", [1, 5])
-@pytest.mark.parametrize("kwargs", [{"observation": "dict"}, {"action": "discrete"}, {"observation": "dict", "action": "discrete"}])
+@pytest.mark.parametrize(
+    "kwargs", [{"observation": "dict"}, {"action": "discrete"}, {"observation": "dict", "action": "discrete"}]
+)
 def test_other_spaces(tmp_path: Path, kwargs: dict[str, Any], at: int) -> None:
     folder = tmp_path / "run"
     policy = {"policy": "MultiInputPolicy"} if "observation" in kwargs else {}
@@ -156,7 +167,9 @@ def _shift_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         checkpoint_state.Resumption,
         "begin",
-        lambda self, model, set_up, total, reset, **rest: begin(self, model, set_up, total + model.num_timesteps, reset, **rest),
+        lambda self, model, set_up, total, reset, **rest: begin(
+            self, model, set_up, total + model.num_timesteps, reset, **rest
+        ),
     )
 
 
@@ -164,7 +177,9 @@ BUGS = [_forget_streams, _forget_returns, _forget_walk, _forget_environments_gen
 
 
 @pytest.mark.parametrize("bug", [*BUGS, _shift_schedule], ids=lambda bug: bug.__name__.strip("_"))
-def test_what_is_forgotten_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: Callable[[pytest.MonkeyPatch], None]) -> None:
+def test_what_is_forgotten_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: Callable[[pytest.MonkeyPatch], None]
+) -> None:
     folder, kwargs = tmp_path / "run", {"learning_rate": lambda remaining: 1e-2 * remaining, "cg_damping_range": (1e-6, 1.0)}
     bug(monkeypatch)
     whole = train(folder, walks(None, True), [], **kwargs)
@@ -238,7 +253,11 @@ def test_evaluations_behind_the_checkpoint_are_cut(tmp_path: Path) -> None:
     copy = broken_off(folder)
     model = TRPO.resume(copy, walks(None))
     model.learn(0, callbacks(copy))  # goes on, with nothing left to do
-    assert np.load(copy / "evaluations.npz")["timesteps"].max() <= AT * BATCH < np.load(folder / "evaluations.npz")["timesteps"].max()
+    assert (
+        np.load(copy / "evaluations.npz")["timesteps"].max()
+        <= AT * BATCH
+        < np.load(folder / "evaluations.npz")["timesteps"].max()
+    )
 
 
 @pytest.mark.parametrize("log_interval", [1, 2])
@@ -252,7 +271,10 @@ def test_sb3s_own_logs_go_on(tmp_path: Path, log_interval: int) -> None:
 
     def rows(path: Path) -> list[dict[str, str]]:
         with (path / "sb3/progress.csv").open() as file:
-            return [{key: value for key, value in row.items() if key not in ("time/fps", "time/time_elapsed")} for row in csv.DictReader(file)]
+            return [
+                {key: value for key, value in row.items() if key not in ("time/fps", "time/time_elapsed")}
+                for row in csv.DictReader(file)
+            ]
 
     assert rows(folder) == rows(copy)
     lines = [(each / "sb3/progress.json").read_text().splitlines() for each in (folder, copy)]
@@ -285,7 +307,9 @@ def test_tensorboard_goes_on_in_its_folder_though_another_run_has_begun(tmp_path
 # ---------------------------------------------------------------- what can't go on
 
 
-def test_an_environment_that_cannot_be_restored_begins_new_episodes_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_that_cannot_be_restored_begins_new_episodes_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "run"
     monkeypatch.delattr(Walk, "state_dict")
     train(folder, walks(None, True), [])

@@ -110,7 +110,7 @@ def test_nothing_is_unpickled_before_it_is_checked(tmp_path: Path) -> None:
     found = examine(write(tmp_path, 2))
     assert isinstance(found, Checkpoint)
     (found.path / "state.pkl").write_bytes(b"the rust")
-    with pytest.raises(ValueError, match="state.pkl is not what was written"):
+    with pytest.raises(ValueError, match=r"state\.pkl is not what was written"):
         found.read("state.pkl")
     assert not (tmp_path / "evil").exists()
 
@@ -148,7 +148,9 @@ def test_an_error_at_any_moment_leaves_what_was_there(tmp_path: Path, monkeypatc
 def test_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     flush, rename = os.fsync, Path.rename
-    monkeypatch.setattr(os, "fsync", lambda number: seen.append(Path(os.readlink(f"/proc/self/fd/{number}")).name) or flush(number))
+    monkeypatch.setattr(
+        os, "fsync", lambda number: seen.append(Path(os.readlink(f"/proc/self/fd/{number}")).name) or flush(number)
+    )
     monkeypatch.setattr(Path, "rename", lambda self, target: seen.append(f"-> {Path(target).name}") or rename(self, target))
     write(tmp_path, 1)
     assert seen == ["model.zip", "state.pkl", "manifest.json", f"{TEMPORARY}000001", "-> update_000001", tmp_path.name]

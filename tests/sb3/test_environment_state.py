@@ -44,7 +44,9 @@ def same(first: list[Any], second: list[Any]) -> bool:
             return all(np.array_equal(left[key], right[key]) for key in left)
         return left == right if isinstance(left, list) else np.array_equal(left, right)
 
-    return all(equal(left, right) for one, two in zip(first, second, strict=True) for left, right in zip(one, two, strict=True))
+    return all(
+        equal(left, right) for one, two in zip(first, second, strict=True) for left, right in zip(one, two, strict=True)
+    )
 
 
 def goes_on(first: VecEnv, second: VecEnv, before: int = 30, after: int = 250) -> tuple[str | None, bool]:

@@ -25,7 +25,21 @@ from tests.sb3.restorable import numbers
 
 TASK = "Pendulum-v1"
 COMMAND = [
-    *("train", "--env", TASK, "-n", "3072", "--eval-freq", "1000", "--eval-episodes", "1", "--verbose", "0", "--checkpoint-every", "1"),
+    *(
+        "train",
+        "--env",
+        TASK,
+        "-n",
+        "3072",
+        "--eval-freq",
+        "1000",
+        "--eval-episodes",
+        "1",
+        "--verbose",
+        "0",
+        "--checkpoint-every",
+        "1",
+    ),
     *("-params", "n_steps:128", "n_envs:2", "normalize:True", "learning_rate:'lin_0.001'", "batch_size:64", "use_sde:True"),
 ]
 
@@ -106,7 +120,9 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "more"), [(signal.SIGTERM, ()), (signal.SIGINT, ("--vec-env", "subproc"))], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("number", "more"), [(signal.SIGTERM, ()), (signal.SIGINT, ("--vec-env", "subproc"))], ids=["SIGTERM", "Ctrl-C"]
+)
 def test_a_signal_finishes_the_update(number: signal.Signals, more: tuple[str, ...]) -> None:
     process, folder = started(*more, "-f", "logs"), Path("logs/trpo", f"{TASK}_1")
     wait_for_checkpoint(folder, process)
