@@ -18,13 +18,13 @@ AGAIN = b"\nTRPO: this update is finished and a checkpoint written, then trainin
 
 
 class _Handlers:
-    """
+    r"""
     Handlers over those that were there.
 
     Nothing is changed outside the main thread (Python allows handlers only there), and where a signal is ignored or handled by
     something that is not Python.
 
-    :param numbers: of the signals
+    :param \*numbers: of the signals
     """
 
     def __init__(self, *numbers: int):

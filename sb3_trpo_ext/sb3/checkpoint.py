@@ -148,14 +148,14 @@ class Checkpoints(BaseCallback):
 
 
 def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: Any, **changes: Any) -> SomeTRPO:
-    """
+    r"""
     Load the newest whole checkpoint.
 
     :param cls: class of the model
     :param folder: a run's, or its folder of checkpoints
     :param env: made as that of the interrupted run
     :param device: of the policy
-    :param changes: attributes to change, as in SB3's ``load``
+    :param \**changes: attributes to change, as in SB3's ``load``
     :return: the model; its next ``learn`` goes on
     :raises ValueError: if there is no whole checkpoint
     """

@@ -181,14 +181,14 @@ class Resumption:
     def begin(
         self, model: TRPO, set_up: Callable[..., tuple[int, BaseCallback]], total: int, reset: bool, **arguments: Any
     ) -> tuple[int, BaseCallback]:
-        """
+        r"""
         Set a ``learn`` up that goes on with the one that was interrupted, whose arguments it is given again.
 
         :param model: the model
         :param set_up: SB3's own
         :param total: steps of the whole training
         :param reset: whether they were counted from 0
-        :param arguments: of SB3's own
+        :param \**arguments: of SB3's own
         :return: steps at which it is over, and its callbacks
         """
         state = self._state
