@@ -31,6 +31,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
+from sb3_trpo_ext.sb3.checkpoint_files import write_checkpoint
+from sb3_trpo_ext.sb3.checkpoint_state import about, checkpoint_files
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "soak.csv"
 
@@ -38,6 +40,8 @@ N_ENVS, N_STEPS, EPISODE = 16, 256, 200
 
 WARM_UP = 0.2
 """Share of the run before which memory and speed do not count: buffers fill, and the policy finds its way."""
+
+REPETITIONS = 20
 
 MAX_GROWTH, MAX_SLOWER = 1.0, 0.05
 """MiB per million steps; share of the throughput."""
@@ -186,8 +190,28 @@ def train(steps: int, every: int, folder: Path) -> list[dict[str, float]]:
         log_folder=str(folder),
         tensorboard_log=str(folder / "tensorboard"),
     )
-    model.learn(steps, [TrustRegionMonitor(), Checkpoints(), Watch(every, folder, rows)])
+    checkpoints = Checkpoints()
+    model.learn(steps, [TrustRegionMonitor(), checkpoints, Watch(every, folder, rows)])
+    cost = checkpoint_milliseconds(model, checkpoints.locals["callback"], folder / "cost")
+    print(f"a checkpoint takes {cost[0]:.1f} ms of CPU time, {cost[1]:.1f} ms by the clock (medians of {REPETITIONS})")
     return rows
+
+
+def checkpoint_milliseconds(model: TRPO, root: BaseCallback, folder: Path) -> tuple[float, float]:
+    """
+    Time a checkpoint, flushed to the disk.
+
+    :param model: that was trained
+    :param root: of its callbacks
+    :param folder: where
+    :return: medians of CPU time and of the clock
+    """
+    times = []
+    for _ in range(REPETITIONS):
+        cpu, clock = time.process_time(), time.perf_counter()
+        write_checkpoint(folder, model._n_updates, checkpoint_files(model, root, folder), about(model, root))
+        times.append((time.process_time() - cpu, time.perf_counter() - clock))
+    return tuple(float(value) for value in 1e3 * np.median(times, axis=0))  # type: ignore[return-value]
 
 
 def growth(rows: list[dict[str, float]], column: str) -> float:
