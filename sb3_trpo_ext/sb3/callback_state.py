@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_ext.sb3.callback_needs import every_callback
 from sb3_trpo_ext.sb3.environment_state import set_simple_attributes, simple_attributes
 
-COUNTERS: dict[type[BaseCallback], tuple[str, ...]] = {
+COUNTERS: dict[type[Any], tuple[str, ...]] = {
     BaseCallback: ("n_calls",),
     EvalCallback: (
         *("best_mean_reward", "last_mean_reward", "evaluations_results", "evaluations_timesteps"),

@@ -209,7 +209,7 @@ def _set(layer: Any, table: dict[type, tuple[str, ...]], state: Any) -> None:
             setattr(layer, name, state[name])
 
 
-def _look_inside(base: VecEnv) -> Any:
+def _look_inside(base: Any) -> Any:
     if _has_protocol(base):
         return base.state_dict()
     if not isinstance(base, DummyVecEnv):
@@ -217,7 +217,7 @@ def _look_inside(base: VecEnv) -> Any:
     return [[(type(layer).__name__, _get_layer(layer)) for layer in _layers(env)] for env in base.envs]
 
 
-def _restore_inside(base: VecEnv, inside: Any) -> str | None:
+def _restore_inside(base: Any, inside: Any) -> str | None:
     if _has_protocol(base):
         base.load_state_dict(inside)
         return None

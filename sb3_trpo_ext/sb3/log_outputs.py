@@ -121,8 +121,10 @@ class LogPositions:
 
         :param logger: the resumed run's
         """
-        for now, then in zip((logger.name_to_value, logger.name_to_count, logger.name_to_excluded), self.pending, strict=True):
-            now.update(then)
+        values, counts, excluded = self.pending
+        logger.name_to_value.update(values)
+        logger.name_to_count.update(counts)
+        logger.name_to_excluded.update(excluded)
 
 
 def _stored(path: Path, base: Path) -> str:

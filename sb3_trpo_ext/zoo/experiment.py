@@ -135,11 +135,11 @@ def planned(plan: Plan) -> Iterator[None]:
     :param plan: what was asked for
     :yields: nothing
     """
-    rl_zoo3.train.ExperimentManager = partial(Experiment, plan)
+    vars(rl_zoo3.train).update(ExperimentManager=partial(Experiment, plan))
     try:
         yield
     finally:
-        rl_zoo3.train.ExperimentManager = ExperimentManager
+        vars(rl_zoo3.train).update(ExperimentManager=ExperimentManager)
 
 
 class Experiment(ExperimentManager):
