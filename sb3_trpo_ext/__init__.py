@@ -1,9 +1,10 @@
 """A hardened, drop-in TRPO for Stable-Baselines3."""
 
 from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.sb3.checkpoint import Checkpoints
 from sb3_trpo_ext.sb3.errors import NonFiniteError, StaleBatchError
 from sb3_trpo_ext.sb3.trpo import TRPO
 
 __version__ = "0.1.0"
 
-__all__ = ["TRPO", "NonFiniteError", "StaleBatchError", "UpdateReport"]
+__all__ = ["TRPO", "Checkpoints", "NonFiniteError", "StaleBatchError", "UpdateReport"]

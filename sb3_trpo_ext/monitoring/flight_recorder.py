@@ -13,6 +13,7 @@ import json
 import warnings
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -54,6 +55,29 @@ class FlightRecorder(BaseCallback):
         self._active = False
         self._sigterm = BeforeSigterm(self._on_sigterm)
         self._warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        Give what a resumed run needs to go on as if it had not ended.
+
+        :return: plain numbers, strings and lists
+        """
+        return {
+            "reports": [report.to_json() for report in self.reports],
+            "seen_alarms": sorted(self._seen_alarms),
+            "last_trouble": self._last_trouble,
+            "seen": self._seen,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Go on from a state.
+
+        :param state: of ``state_dict``
+        """
+        self.reports = deque(map(UpdateReport.from_json, state["reports"]), maxlen=self.reports.maxlen)
+        self._seen_alarms = set(state["seen_alarms"])
+        self._last_trouble, self._seen = state["last_trouble"], state["seen"]
 
     @property
     def dumps(self) -> list[Path]:
@@ -103,7 +127,8 @@ class FlightRecorder(BaseCallback):
         if trouble is not None and trouble != self._last_trouble:
             reasons.append(trouble)
         self._last_trouble = trouble
-        if reasons:
+        # A resumed run has the report of the update before it, and not what that began with.
+        if reasons and self.model.last_update_start is not None:  # type: ignore[attr-defined]
             self._dump(reasons, report, error=None)
 
     def _on_sigterm(self) -> None:

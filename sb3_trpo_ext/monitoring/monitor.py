@@ -102,7 +102,7 @@ class Monitor(BaseCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """
-        Give what a resumed run needs to go on as if it had not ended. (Called by nobody yet: checkpoints will.)
+        Give what a resumed run needs to go on as if it had not ended.
 
         :return: plain numbers, strings, lists and dicts
         """

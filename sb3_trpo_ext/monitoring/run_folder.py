@@ -34,11 +34,13 @@ class RunFolder:
 
     :param path: the folder; made with the first update
     :param resume: whether to go on with files that are there, instead of putting them aside
+    :param cut: whether updates in them that will happen again are dropped, instead of being put aside
     """
 
-    def __init__(self, path: Path, resume: bool):
+    def __init__(self, path: Path, resume: bool, cut: bool = False):
         self.path = path
         self._fresh = not resume
+        self._cut = cut
         self._aside: _Aside | None = None
         self._goes_on_at: int | None = None
         self._csv_name: str | None = None
@@ -95,7 +97,7 @@ class RunFolder:
             self._fresh = False
         records, unreadable = read_records(self.path / RECORD_NAME)
         kept, superseded = split_records(records, n_updates)
-        others = [*unreadable, *(text for text, _ in superseded)]
+        others = [*unreadable, *(() if self._cut else (text for text, _ in superseded))]
         if others:
             (aside.folder() / RECORD_NAME).write_text("".join(f"{text}\n" for text in others), encoding="utf-8")
         views = {name: self._path(name, csv_name) for name in (CSV_NAME, *WIDTHS)}

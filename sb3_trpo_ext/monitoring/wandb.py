@@ -55,6 +55,19 @@ class WandbRun:
         return self._run is not None and self._run is self._started
 
     @property
+    def id(self) -> str | None:
+        """W&B's name of the run, for going on with it; None if there is no run."""
+        return getattr(self._run, "id", None)
+
+    def go_on_with(self, run_id: str) -> None:
+        """
+        Have the next run of our own be an earlier one.
+
+        :param run_id: its ``id``
+        """
+        self._arguments |= {"id": run_id, "resume": "allow"}
+
+    @property
     def syncs_tensorboard(self) -> bool:
         """Whether W&B reads along what TensorBoard is told: asked for with the run, or by ``wandb.tensorboard.patch``."""
         patched = getattr(self._wandb, "patched", None) or {}

@@ -93,6 +93,8 @@ class WandbMonitor(BaseCallback):
         self.finish_on_sigterm = finish_on_sigterm
         self.summaries = Summaries()
         self._run = WandbRun(project=project, entity=entity, group=group, name=name, tags=tags)
+        # Also when it is finished: a checkpoint may be written after that.
+        self._own_id: str | None = None
         self._synced = False
         self._others: OtherFigures | None = None
         self._sigterm = BeforeSigterm(self._finish_early)
@@ -110,7 +112,12 @@ class WandbMonitor(BaseCallback):
 
         :return: plain values
         """
-        return {"summaries": vars(self.summaries).copy(), "seen": self._seen, "alerted": sorted(map(list, self._alerted))}
+        return {
+            "summaries": vars(self.summaries).copy(),
+            "seen": self._seen,
+            "alerted": sorted(map(list, self._alerted)),
+            "run": self._own_id,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -120,6 +127,9 @@ class WandbMonitor(BaseCallback):
         """
         self.summaries, self._seen = Summaries(**state["summaries"]), state["seen"]
         self._alerted = {(code, number) for code, number in state["alerted"]}
+        self._own_id = state.get("run")
+        if self._own_id is not None:
+            self._run.go_on_with(self._own_id)
 
     def _init_callback(self) -> None:
         subscribe = getattr(self.model, "subscribe", None)
@@ -145,6 +155,7 @@ class WandbMonitor(BaseCallback):
 
     def _start(self) -> None:
         self._run.open()
+        self._own_id = self._run.id if self._run.own else None
         self._forget_another()
         self._earlier = self._alarms()
         report = self._last_update()

@@ -48,7 +48,7 @@ def what_needs_sb3_loop(callback: BaseCallback) -> str | None:
     :param callback: the root of a tree of callbacks
     :return: which one, and what it does, in words; None if there is none
     """
-    for part in _tree(callback, set()):
+    for part in every_callback(callback):
         if isinstance(part, ConvertCallback):
             if part.callback is not None:
                 return "a function is called with all local variables at each step (make it a BaseCallback)"
@@ -59,17 +59,29 @@ def what_needs_sb3_loop(callback: BaseCallback) -> str | None:
     return None
 
 
-def _tree(callback: BaseCallback, seen: set[int]) -> Iterator[BaseCallback]:
-    """A callback and those that it holds, in whatever attribute."""
-    if id(callback) in seen:
-        return
-    seen.add(id(callback))
-    yield callback
-    for held in vars(callback).values():
-        candidates = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else [held]
-        for child in candidates:
-            if isinstance(child, BaseCallback):
-                yield from _tree(child, seen)
+def every_callback(callback: BaseCallback) -> list[BaseCallback]:
+    """
+    List a callback and those that it holds, in whatever attribute.
+
+    :param callback: the root of a tree
+    :return: each once, the root first
+    """
+    found: list[BaseCallback] = []
+    waiting = [callback]
+    while waiting:
+        part = waiting.pop()
+        if any(part is known for known in found):
+            continue
+        found.append(part)
+        held = vars(part).values()
+        children = (
+            child
+            for value in held
+            for child in (value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value])
+            if isinstance(child, BaseCallback)
+        )
+        waiting.extend(reversed(list(children)))
+    return found
 
 
 def _patched(callback: BaseCallback) -> dict[str, Any]:

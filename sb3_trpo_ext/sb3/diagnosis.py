@@ -63,6 +63,22 @@ class Diagnosis:
         self.subscribed: set[Diagnostic] = set()
         self._memory = _Memory()
 
+    def state_dict(self) -> dict[str, Any]:
+        """
+        Give what a resumed run needs for its next update's diagnostics.
+
+        :return: numbers and tensors by name
+        """
+        return dict(vars(self._memory))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Go on from a state.
+
+        :param state: of ``state_dict``
+        """
+        self._memory = _Memory(**state)
+
     def subscribe(self, names: Iterable[str]) -> None:
         """
         Add diagnostics.

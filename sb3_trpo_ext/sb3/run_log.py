@@ -23,6 +23,15 @@ class RunLog:
         self._folder: RunFolder | None = None
         self._own: Path | None = None
         self._in_trouble = False
+        self._cut = False
+
+    def go_on_in(self, path: Path) -> None:
+        """
+        Go on with a run from a checkpoint: what came later there will happen again.
+
+        :param path: its folder, for a run that has no other reason to be there
+        """
+        self._own, self._cut = path, True
 
     @property
     def path(self) -> Path | None:
@@ -72,7 +81,7 @@ class RunLog:
         if path is None:
             self._folder = None
         elif path != self.path:
-            self._folder = RunFolder(path, resume=n_updates > 1)
+            self._folder = RunFolder(path, resume=n_updates > 1, cut=self._cut)
 
     def _last_resort(self, logger: Logger) -> Path | None:
         """A run that logs, but not to any folder, gets one of its own, and says so; one that logs nothing leaves nothing."""

@@ -22,11 +22,17 @@ def find_run_folder(log_folder: str | None, env: VecEnv | None, logger: Logger) 
     :param logger: SB3's logger
     :return: ``log_folder``, else the folder of the Monitor files, else the logger's, else None
     """
-    found = log_folder or _monitor_folder(env) or _logger_folder(logger)
+    found = log_folder or monitor_folder(env) or _logger_folder(logger)
     return None if found is None else Path(found).absolute()
 
 
-def _monitor_folder(env: VecEnv | None) -> Path | None:
+def monitor_folder(env: VecEnv | None) -> Path | None:
+    """
+    Find where an environment's Monitor files are.
+
+    :param env: the environment
+    :return: their folder; None if there are none, or nobody can tell
+    """
     if env is None:
         return None
     base, around = env.unwrapped, unwrap_vec_wrapper(env, VecMonitor)

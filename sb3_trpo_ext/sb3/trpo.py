@@ -16,8 +16,9 @@ Differences from sb3-contrib that a user may notice:
 from __future__ import annotations
 
 import dataclasses
+import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +43,8 @@ from sb3_trpo_ext.sb3.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
 from sb3_trpo_ext.sb3.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
 from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
+from sb3_trpo_ext.sb3.checkpoint import resume
+from sb3_trpo_ext.sb3.checkpoint_state import Resumption
 from sb3_trpo_ext.sb3.constructor import refuses_mistakes
 from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.diagnosis import Diagnosis
@@ -229,6 +232,13 @@ class TRPO(sb3_contrib.TRPO):
         self.last_update_inputs: UpdateInputs | None = None
         # Called with what ends a training before its time, once; callbacks add themselves when it begins.
         self.failure_observers: list[FailureObserver] = []
+        # Called before each rollout, when the last update is complete; False ends training. As above.
+        self.between_updates: list[Callable[[], bool]] = []
+        # Of what asked for an end: the update is finished, and then training is.
+        self.stop_signal: int | None = None
+        self._resumption: Resumption | None = None
+        self._first_update = self._earlier_iterations = 0
+        self._log_interval = 1
         # What the newest update began with, also one that raised; forgotten after it unless somebody asks for it.
         self.keep_update_start = False
         self.last_update_start: UpdateStart | None = None
@@ -301,6 +311,11 @@ class TRPO(sb3_contrib.TRPO):
         :return: True if it was filled, False if the callback terminated the rollout
         :raises NonFiniteError: at a parameter or an observation that is not finite
         """
+        if self._resumption is not None:
+            self._resumption.enter(self, env)
+            self._resumption = None
+        if not all([goes_on() for goes_on in self.between_updates]):
+            return False
         refuse_non_finite_parameters(self.policy)
         own = type(self).collect_rollouts is TRPO.collect_rollouts
         reason = why_sb3_loop(self, callback, rollout_buffer, n_rollout_steps) if own else "a subclass collects in its own way"
@@ -326,14 +341,6 @@ class TRPO(sb3_contrib.TRPO):
             # Environments and these observations are no longer of one step: the next ``learn`` begins with a reset.
             self._last_obs = None
             raise
-
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        if self.on_nonfinite == "truncate" and self.env is not None:
-            reason = why_not_truncate(self.env, self.rollout_buffer)
-            if reason is not None:
-                raise ValueError(f"TRPO: on_nonfinite='truncate' is impossible: {reason}; or use on_nonfinite='raise'")
-        with self._guarded(self.env):
-            return super()._setup_learn(*args, **kwargs)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """Every loop calls this once a step, before the step is stored: note the samples that are none."""
@@ -429,6 +436,58 @@ class TRPO(sb3_contrib.TRPO):
             self._adapted_damping, self._adapted_damping_unit = result.damping.value, self.kl_unit
         self.last_update, self.last_update_inputs = report, inputs
 
+    @classmethod
+    def resume(
+        cls: type[SelfTRPO],
+        folder: str | Path,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        **changes: Any,
+    ) -> SelfTRPO:
+        r"""
+        Go on from the newest whole checkpoint of a run (``Checkpoints`` writes them); others are passed over with a warning.
+
+        The next ``learn`` is given the arguments of the one that was interrupted, among them the number of steps of the whole
+        training. A checkpoint holds pickles: as with ``load``, resume only from files that you trust.
+
+        :param folder: the run's folder, or that of its checkpoints
+        :param env: the training environment, made as it was for that run
+        :param device: Device (cpu, cuda, ...) of the policy
+        :param \**changes: attributes to change, as in ``load``
+        :return: the model
+        :raises ValueError: if there is no whole checkpoint
+        """
+        return resume(cls, folder, env, device, **changes)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        arguments: dict[str, Any] = {"callback": callback, "tb_log_name": tb_log_name, "progress_bar": progress_bar}
+        if self.on_nonfinite == "truncate" and self.env is not None:
+            reason = why_not_truncate(self.env, self.rollout_buffer)
+            if reason is not None:
+                raise ValueError(f"TRPO: on_nonfinite='truncate' is impossible: {reason}; or use on_nonfinite='raise'")
+        with self._guarded(self.env):
+            if self._resumption is not None:
+                return self._resumption.begin(self, super()._setup_learn, total_timesteps, reset_num_timesteps, **arguments)
+            self._first_update = self._n_updates
+            return super()._setup_learn(total_timesteps, reset_num_timesteps=reset_num_timesteps, **arguments)
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """
+        Write log, if it is this iteration's turn: those before a resumed training count.
+
+        :param iteration: Current logging iteration
+        """
+        iteration += self._earlier_iterations
+        if iteration % self._log_interval == 0:
+            super().dump_logs(iteration)
+
     def learn(
         self: SelfTRPO,
         total_timesteps: int,
@@ -448,22 +507,33 @@ class TRPO(sb3_contrib.TRPO):
         :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
         :param progress_bar: Display a progress bar using tqdm and rich
         :return: the trained model
+        :raises SystemExit: 143, after SIGTERM has asked for an end and ``Checkpoints`` has written one
+        :raises KeyboardInterrupt: after Ctrl-C has
         """
-        self.failure_observers = []
+        self.failure_observers, self.between_updates, self.stop_signal = [], [], None
+        self._earlier_iterations, self._log_interval = 0, 1
+        interval = log_interval
+        if self._resumption is not None and log_interval is not None:
+            self._earlier_iterations = self._n_updates - self._resumption.first_update
+            self._log_interval, interval = log_interval, 1
         try:
-            super().learn(
-                total_timesteps, with_observers(callback), log_interval, tb_log_name, reset_num_timesteps, progress_bar
-            )
+            super().learn(total_timesteps, with_observers(callback), interval, tb_log_name, reset_num_timesteps, progress_bar)
         except BaseException as error:
             tell(self.failure_observers, error)
             raise
         if log_interval is not None and self.logger.name_to_value:
             self.logger.dump(step=self.num_timesteps)
+        if self.stop_signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.stop_signal is not None:
+            raise SystemExit(128 + self.stop_signal)
         return self
 
     def _excluded_save_params(self) -> list[str]:
         updates = ["last_update", "last_update_inputs", "last_update_start", "keep_update_start"]
-        ours = [*updates, "failure_observers", "_choice", "_recorder", "_env_guard", "_run_folder", "_diagnosis"]
+        one_learn = ["failure_observers", "between_updates", "stop_signal", "_resumption"]
+        one_learn += ["_first_update", "_earlier_iterations", "_log_interval"]
+        ours = [*updates, *one_learn, "_choice", "_recorder", "_env_guard", "_run_folder", "_diagnosis"]
         return [*super()._excluded_save_params(), *ours]
 
 

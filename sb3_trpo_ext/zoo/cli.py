@@ -13,7 +13,9 @@ from rl_zoo3 import exp_manager
 
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
+from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv
 from sb3_trpo_ext.zoo import convert_config, preflight
+from sb3_trpo_ext.zoo.experiment import Plan, make_plan, own_flags, planned
 from sb3_trpo_ext.zoo.yaml_files import ConfigError
 
 # Functions of the Zoo that raise, with nothing begun, when what was typed names nothing that exists
@@ -88,12 +90,21 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     :param arguments: the user's own flags
     :return: exit code
     """
+    plan = Plan()
     if name == "train":
         use_fast_wrappers()
         preflight.install()
+        if {"-h", "--help"} & set(arguments):
+            own_flags().print_help()
+        else:
+            try:
+                plan, arguments = make_plan(arguments)
+            except ValueError as error:
+                return _fail(str(error))
     sys.argv = [f"python -m sb3_trpo_ext {name}", *SCRIPTS[name].defaults, *_own_config(name, arguments), *arguments]
     try:
-        _entry(SCRIPTS[name])()
+        with planned(plan):
+            _entry(SCRIPTS[name])()
     except ModuleNotFoundError as error:
         if error.name not in ("seaborn", "rliable"):
             raise
@@ -109,7 +120,7 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
 
 def use_fast_wrappers() -> None:
     """Let the Zoo's trainings run in our wrappers, whose results, files and ``isinstance`` are those of SB3's."""
-    vars(exp_manager).update(DummyVecEnv=FastDummyVecEnv, VecNormalize=FastVecNormalize)
+    vars(exp_manager).update(DummyVecEnv=FastDummyVecEnv, SubprocVecEnv=PatientSubprocVecEnv, VecNormalize=FastVecNormalize)
 
 
 def _entry(script: Script) -> Callable[[], object]:

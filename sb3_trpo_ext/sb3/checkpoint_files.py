@@ -1,0 +1,233 @@
+"""
+Checkpoints on disk: a folder each, whole or not there, whatever kills the process that writes it.
+
+A checkpoint is written under a temporary name, flushed to the disk with its folder, and renamed; last comes a manifest with
+the size and SHA-256 of every file. The reader checks all of that before anything is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER_NAME = "checkpoints"
+"""Of the run folder."""
+
+MANIFEST_NAME = "manifest.json"
+
+FORMAT = 1
+"""Of the files; rises when a reader of today could not go on from them."""
+
+NAME = re.compile(r"update_(\d{6,})")
+
+TEMPORARY = ".writing_"
+"""Beginning of the names of what is not whole, or no longer needed: left by a kill, removed by the next writer."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """
+    A checkpoint that was found whole.
+
+    :param path: its folder
+    :param about: what its manifest says: plain values
+    """
+
+    path: Path
+    about: dict[str, Any]
+
+    @property
+    def n_updates(self) -> int:
+        """Updates that were finished."""
+        return int(self.about["n_updates"])
+
+    def read(self, name: str) -> bytes:
+        """
+        Read one file, and check it again: what is unpickled are the bytes that were checked.
+
+        :param name: of the file
+        :return: its content
+        :raises ValueError: if it is not what the manifest says
+        """
+        content = (self.path / name).read_bytes()
+        reason = _why_not(name, content, self.about["files"][name])
+        if reason is not None:
+            raise ValueError(f"{self.path}: {reason}")
+        return content
+
+
+def write_checkpoint(folder: Path, n_updates: int, files: Mapping[str, bytes], about: Mapping[str, Any]) -> Path:
+    """
+    Write a checkpoint; another of the same update is replaced.
+
+    :param folder: of all checkpoints; made if it is not there
+    :param n_updates: updates that are finished
+    :param files: contents by name
+    :param about: plain values for the manifest
+    :return: its folder
+    :raises OSError: if that is impossible; whatever was there before is still there
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    path, temporary = folder / f"update_{n_updates:06d}", folder / f"{TEMPORARY}{n_updates:06d}"
+    temporary.mkdir()
+    described = {name: {"size": len(content), "sha256": _digest(content)} for name, content in files.items()}
+    manifest = {"format": FORMAT, "n_updates": n_updates, **about, "files": described}
+    for name, content in {**files, MANIFEST_NAME: json.dumps(manifest, indent=1).encode()}.items():
+        _write_through(temporary / name, content)
+    _flush_folder(temporary)
+    if path.exists():
+        path.rename(folder / f"{TEMPORARY}{n_updates:06d}_old")
+    temporary.rename(path)
+    _flush_folder(folder)
+    _remove_leftovers(folder)
+    return path
+
+
+def newest_whole(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
+    """
+    Find the checkpoint to go on from.
+
+    :param folder: of all checkpoints, or a run's folder, which holds that
+    :return: the newest one that is whole, None if there is none; and why newer ones were passed over, by name
+    """
+    inside = folder / FOLDER_NAME
+    passed_over: dict[str, str] = {}
+    for path in reversed(checkpoints_in(inside if inside.is_dir() else folder)):
+        found = examine(path)
+        if isinstance(found, Checkpoint):
+            return found, passed_over
+        passed_over[path.name] = found
+    return None, passed_over
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """
+    List what is there, whole or not.
+
+    :param folder: of all checkpoints
+    :return: their folders, oldest update first
+    """
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_number)
+
+
+def examine(path: Path) -> Checkpoint | str:
+    """
+    Check a checkpoint: nothing in it is unpickled.
+
+    :param path: its folder
+    :return: the checkpoint, or why it is not whole
+    """
+    try:
+        about = read_manifest(path)
+        for name, described in about["files"].items():
+            reason = _why_not(name, (path / name).read_bytes(), described)
+            if reason is not None:
+                return reason
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"it can't be read ({error})"
+    except ValueError as error:
+        return str(error)
+    return Checkpoint(path, about)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """
+    Read what a checkpoint says about itself.
+
+    :param path: its folder
+    :return: plain values
+    :raises ValueError: if it says nothing that can be understood, or is of another format
+    :raises OSError: if it can't be read
+    """
+    try:
+        about = json.loads((path / MANIFEST_NAME).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{MANIFEST_NAME} is no JSON ({error})") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else None
+        raise ValueError(f"its format is {found!r}, and this version reads {FORMAT}")
+    files = about.get("files")
+    plain = isinstance(files, dict) and all(Path(name).name == name and isinstance(files[name], dict) for name in files)
+    if not plain or not files or about.get("n_updates") != _number(path):
+        raise ValueError(f"{MANIFEST_NAME} does not describe {path.name}")
+    return about
+
+
+def prune(folder: Path, keep_last: int, keep_best: bool) -> None:
+    """
+    Remove old checkpoints.
+
+    :param folder: of all checkpoints
+    :param keep_last: how many of the newest stay, at least 1
+    :param keep_best: whether that with the highest score stays, too
+    """
+    there = checkpoints_in(folder)
+    best = max(_scores(there), default=None) if keep_best else None
+    for path in there[:-keep_last]:
+        if best is None or path != best[1]:
+            # First out of sight: a kill in the middle leaves nothing that looks like a checkpoint.
+            _remove(path.rename(folder / f"{TEMPORARY}{path.name}_old"))
+
+
+def _scores(paths: list[Path]) -> Iterator[tuple[float, Path]]:
+    for path in paths:
+        try:
+            score = read_manifest(path).get("score")
+        except (OSError, ValueError):
+            continue
+        if isinstance(score, float) and math.isfinite(score):
+            yield score, path
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("_")[2])
+
+
+def _why_not(name: str, content: bytes, described: Mapping[str, Any]) -> str | None:
+    if len(content) != described.get("size"):
+        return f"{name} has {len(content)} bytes instead of {described.get('size')}"
+    return None if _digest(content) == described.get("sha256") else f"{name} is not what was written (its checksum differs)"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """So that names survive a power failure, too; where folders can't be opened (Windows) there is no way to."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(f"{TEMPORARY}*"):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)

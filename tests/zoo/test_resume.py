@@ -1,0 +1,152 @@
+"""``python -m sb3_trpo_ext train … --resume``, as a person uses it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import sb3_trpo_ext
+from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.sb3.checkpoint_files import newest_whole, read_manifest
+from sb3_trpo_ext.zoo.cli import run
+from sb3_trpo_ext.zoo.experiment import make_plan
+from tests.sb3.restorable import numbers
+
+TASK = "Pendulum-v1"
+COMMAND = [
+    *(
+        "train",
+        "--env",
+        TASK,
+        "-n",
+        "3072",
+        "--eval-freq",
+        "1000",
+        "--eval-episodes",
+        "1",
+        "--verbose",
+        "0",
+        "--checkpoint-every",
+        "1",
+    ),
+    *("-params", "n_steps:128", "n_envs:2", "normalize:True", "learning_rate:'lin_0.001'", "batch_size:64", "use_sde:True"),
+]
+
+
+def cut_back(folder: Path, at: int) -> None:
+    for path in (folder / "checkpoints").iterdir():
+        if int(path.name.removeprefix("update_")) > at:
+            shutil.rmtree(path)
+
+
+def rows(path: Path) -> list[list[str]]:
+    return [line.split(",")[:2] for line in path.read_text().splitlines()[1:]]
+
+
+def test_goes_on_in_the_same_folder_to_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    keep = ["callback:[{'sb3_trpo_ext.Checkpoints': {'every_updates': 1, 'keep_last': 100}}]"]
+    assert run([*COMMAND, *keep, "-f", "whole", "-tb", "whole/tb"]) == 0
+    shutil.copytree("whole", "resumed")
+    whole, resumed = (Path(name, "trpo", f"{TASK}_1") for name in ("whole", "resumed"))
+    cut_back(resumed, 5)
+    capsys.readouterr()
+    assert run([*COMMAND, *keep, "-f", "resumed", "-tb", "resumed/tb", "--resume"]) == 0
+    assert f"{TASK}_1 goes on behind update 5 (1280 of 3072 steps)" in capsys.readouterr().out
+    assert sorted(path.name for path in resumed.parent.iterdir()) == [f"{TASK}_1"]
+    models = [TRPO.load(folder / f"{TASK}.zip") for folder in (whole, resumed)]
+    assert torch.equal(*map(numbers, models))
+    assert [model.num_timesteps for model in models] == [3072, 3072]
+    for name in ("progress.csv", "updates.jsonl", "advantages.npy"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
+    for index in (0, 1):
+        assert rows(whole / f"{index}.monitor.csv") == rows(resumed / f"{index}.monitor.csv")
+    first, second = (dict(np.load(folder / "evaluations.npz")) for folder in (whole, resumed))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    seeds = [yaml.unsafe_load((folder / TASK / "args.yml").read_text())["seed"] for folder in (whole, resumed)]
+    assert seeds[0] == seeds[1]
+
+
+def test_nothing_to_resume_begins_a_new_run(capsys: pytest.CaptureFixture[str]) -> None:
+    plan, rest = make_plan(["--env", TASK, "--resume", "-f", "nowhere"])
+    assert (plan.run, plan.found, rest) == (None, None, ["--env", TASK, "-f", "nowhere"])
+    assert "the log folder holds no checkpoint of this environment: a new run begins" in capsys.readouterr().err
+
+
+def test_none_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("logs/trpo/Pendulum-v1_3/checkpoints/update_000002").mkdir(parents=True)
+    assert run(["train", "--env", TASK, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "no checkpoint of logs/trpo/Pendulum-v1_3 is whole (update_000002: manifest.json is missing)" in error
+
+
+def test_only_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--algo", "ppo", "--env", TASK, "--resume"]) == 2
+    assert "--resume goes on with trpo only; this is --algo ppo" in capsys.readouterr().err
+
+
+def test_help_lists_our_flags_and_the_zoos(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["train", "-h"])
+    out = capsys.readouterr().out
+    assert "--resume [RUN_FOLDER]" in out
+    assert "--n-timesteps" in out
+
+
+def started(*more: str) -> subprocess.Popen[str]:
+    environ = {**os.environ, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "sb3_trpo_ext", *COMMAND, "-n", "1000000", "--seed", "1", *more]
+    # In a group of its own, which is sent signals as by a terminal.
+    return subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while newest_whole(folder)[0] is None:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("number", "more"), [(signal.SIGTERM, ()), (signal.SIGINT, ("--vec-env", "subproc"))], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_signal_finishes_the_update(number: signal.Signals, more: tuple[str, ...]) -> None:
+    process, folder = started(*more, "-f", "logs"), Path("logs/trpo", f"{TASK}_1")
+    wait_for_checkpoint(folder, process)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, out
+    assert "this update is finished and a checkpoint written" in out
+    found, passed_over = newest_whole(folder)
+    assert found is not None
+    assert not passed_over
+    updates = (folder / "updates.jsonl").read_text().count("\n")
+    assert (found.n_updates, found.about["num_timesteps"]) == (updates, updates * 256)
+    assert (folder / f"{TASK}.zip").exists()
+    assert read_manifest(found.path)["build"]["torch"] == torch.__version__
+    assert "Traceback" not in out
+
+
+def test_wandbs_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sb3_trpo_ext.sb3.checkpoint_files import write_checkpoint
+
+    monkeypatch.setenv("WANDB_RUN_ID", "")  # so that both are put back
+    monkeypatch.setenv("WANDB_RESUME", "")
+    about: dict[str, Any] = {"wandb_run": "abc123", "seed": 4, "num_timesteps": 2, "total_timesteps": 9}
+    write_checkpoint(Path("logs/trpo/Pendulum-v1_1/checkpoints"), 2, {"model.zip": b"-"}, about)
+    plan, rest = make_plan(["--env", TASK, "--resume", "--track"])
+    assert (plan.run, rest[-2:]) == (Path("logs/trpo/Pendulum-v1_1"), ["--seed", "4"])
+    assert (os.environ["WANDB_RUN_ID"], os.environ["WANDB_RESUME"]) == ("abc123", "allow")
