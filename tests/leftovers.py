@@ -1,5 +1,6 @@
 """What a refused configuration must not leave behind: files, open files, threads, processes, environments."""
 
+import gc
 import multiprocessing
 import os
 import threading
@@ -81,6 +82,7 @@ def _is_file(fd: str) -> bool:
 @contextmanager
 def nothing_left() -> Iterator[None]:
     """As before, after this."""
+    gc.collect()  # what earlier tests have left is not closed in between
     before = _there()
     yield
     assert _there() == before
