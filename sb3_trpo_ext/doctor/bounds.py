@@ -72,7 +72,7 @@ MAX_MEMBERS = 20
 MAX_HEADER = 2**22
 """Bytes of a dump's JSON; 50 reports of 20 KB are 1 MB."""
 
-MAX_DUMPS = 50
+MAX_DUMPS = 20
 """Files that are looked at; the recorder keeps 10 dumps."""
 
 MAX_EVIDENCE = 12

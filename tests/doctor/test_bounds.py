@@ -111,8 +111,9 @@ def test_rows_beyond_the_limit() -> None:
 
 
 def falling(line: str, n: int) -> str:
-    """A healthy update of a run whose entropy falls to a sixth within 800, never by much at once."""
-    return json.dumps({**json.loads(line), "n_updates": n, "num_timesteps": 256 * n, "entropy": 0.4 * 0.9977**n, "std": None})
+    """A healthy update of a run whose entropy falls to a third from update 130 to 170, never by much at once."""
+    entropy = 0.4 * 3.0 ** -min(1.0, max(0.0, (n - 130) / 40))
+    return json.dumps({**json.loads(line), "n_updates": n, "num_timesteps": 256 * n, "entropy": entropy, "std": None})
 
 
 @pytest.mark.parametrize("limits", [Limits(), Limits(rows=200), Limits(size=400_000)])
@@ -131,6 +132,18 @@ def test_a_logger_that_writes_every_thirtieth_update_leaves_no_gaps() -> None:
     header = "train/n_updates,train/kl_divergence_loss,time/total_timesteps,train/is_line_search_success\n"
     Path("progress.csv").write_text(header + "".join(f"{30 * n},0.0,{7680 * n},0\n" for n in range(1, 13)))
     assert read_run(Path(), target_kl=0.01).findings[0].code == "TR104"
+
+
+def test_dumps_are_bounded_together_and_the_newest_are_read(copy_of: Callable[[str], Path]) -> None:
+    folder = copy_of("TR104")
+    (header, *_) = folder.glob("dumps/*.json")
+    for number in range(20, 25):
+        died = {**json.loads(header.read_text()), "n_updates": number, "reasons": ["died"], "error": f"{number}"}
+        Path(folder, f"dumps/update_{number:06}_died.json").write_text(json.dumps(died))
+    run = read_run(folder, limits=Limits(size=2 * header.stat().st_size + 1000))
+    errors = [finding.evidence["error"] for finding in run.findings if finding.code == "DR006"]
+    assert set(errors) == {"23", "24"}
+    assert any("dumps, the oldest" in said for said in left_out(run))
 
 
 def test_files_of_wandb_are_bounded_together() -> None:
