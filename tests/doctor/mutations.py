@@ -2,8 +2,6 @@
 
 import random
 
-from sb3_trpo_ext.doctor.run import Run
-
 WORDS = (
     *(b"NaN", b"-Infinity", b"1e999", b"9" * 400, b"null", b"{", b"[[[[", b'"', b",", b"\n", b"\x00", b"\xff\xfe", b"''"),
     *(b"!!python/object/apply:os.system", b"&a", b"*a", b"<script>alert(1)</script>", b"\x1b[2J", b"0", b"-1", b"true"),
@@ -34,11 +32,3 @@ def _once(data: bytes, rng: random.Random) -> bytes:
     if kind == 5:
         return data[:at] + rng.randbytes(end - at) + data[end:]
     return data[:at] + bytes(byte ^ (1 << rng.randrange(8)) for byte in data[at : at + 1]) + data[at + 1 :]
-
-
-GARBAGE = bytes(range(256)) * 40
-
-
-def codes(run: Run) -> dict[str, str | None]:
-    """Findings about files."""
-    return {finding.file: finding.code for finding in run.findings if finding.file is not None}  # type: ignore[misc]

@@ -11,8 +11,8 @@ import pytest
 from sb3_trpo_ext.doctor.folders import EVENTS
 from sb3_trpo_ext.doctor.lines import Lines
 from sb3_trpo_ext.doctor.read import read_run
-from tests.doctor.mutations import GARBAGE, codes
 from tests.doctor.runs import write_events
+from tests.doctor.spoilt import GARBAGE, codes
 
 Copy = Callable[[str], Path]
 

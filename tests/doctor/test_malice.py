@@ -17,7 +17,7 @@ from sb3_trpo_ext.doctor.folders import EVENTS
 from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.zoo_files import read_settings
-from tests.doctor.mutations import GARBAGE, codes
+from tests.doctor.spoilt import GARBAGE, codes
 
 Copy = Callable[[str], Path]
 
