@@ -11,7 +11,7 @@ from typing import IO, TypeVar
 
 import numpy as np
 
-from sb3_trpo_ext.doctor.bounds import MAX_BYTES, MAX_MEMBERS, is_file
+from sb3_trpo_ext.doctor.bounds import MAX_ARCHIVE, MAX_BYTES, MAX_MEMBERS, is_file
 from sb3_trpo_ext.doctor.csv_files import LARGEST_RETURN, evenly
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.monitoring.run_files import WIDTHS
@@ -90,10 +90,12 @@ def _npy(path: Path) -> np.ndarray:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
+    if path.stat().st_size > MAX_ARCHIVE:
+        raise ValueError(f"larger than {MAX_ARCHIVE >> 20} MiB")
     with zipfile.ZipFile(path) as archive:
         members = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")][:MAX_MEMBERS]
-        if sum(entry.file_size for entry in members) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES >> 20} MiB unpacked")
+        if sum(entry.file_size for entry in members) > MAX_ARCHIVE:
+            raise ValueError(f"more than {MAX_ARCHIVE >> 20} MiB unpacked")
         for entry in members:
             with archive.open(entry) as file:
                 found[entry.filename[: -len(".npy")]] = _array(file, entry.file_size)

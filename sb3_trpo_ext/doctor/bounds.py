@@ -21,7 +21,7 @@ MAX_RUNS = 200
 """A page with more can't be looked at."""
 
 MAX_SETTINGS = 20
-"""Folders of a run's folder that may hold its settings: the Zoo's has one."""
+"""Folders of a run's folder in which its settings are looked for: the Zoo's has one."""
 
 # ---------------------------------------------------------------- how much of a run: see Limits
 
@@ -60,8 +60,11 @@ MAX_RECORD = 2**14
 MAX_VALUE = 4096
 """Characters of a value of W&B's; numbers have 20."""
 
-MAX_SMALL = 2**18
-"""Bytes of a configuration; the Zoo's have 2,000."""
+MAX_SMALL = 2**14
+"""Bytes of a configuration; the Zoo's have 2,000. (YAML takes 10 microseconds a byte.)"""
+
+MAX_ARCHIVE = 2**23
+"""Bytes of an evaluations.npz, packed and unpacked: its table of contents is read whole. 20,000 evaluations have 4 MB."""
 
 MAX_MEMBERS = 20
 """Arrays of an evaluations.npz: it has 3 or 4."""
@@ -69,7 +72,7 @@ MAX_MEMBERS = 20
 MAX_HEADER = 2**22
 """Bytes of a dump's JSON; 50 reports of 20 KB are 1 MB."""
 
-MAX_DUMPS = 50
+MAX_DUMPS = 20
 """Files that are looked at; the recorder keeps 10 dumps."""
 
 MAX_EVIDENCE = 12

@@ -139,7 +139,7 @@ def _episodes(run: Run, path: Path, n_files: int) -> np.ndarray:
             found.extend(episode)
         else:
             infinite += 1
-    say_lines(run, path, lines, bad + lines.too_long, last_bad, "no episode", len(found) // 3, drawn_only=True)
+    say_lines(run, path, lines, bad + lines.too_long, last_bad, "no episode", len(found) // 3)
     if infinite:
         run.find("DR008", path, keys="r", episodes=infinite)
     episodes = np.array(found).reshape(-1, 3)

@@ -229,13 +229,12 @@ def advantages(run: Run, look: Look) -> Iterator[go.Scatter]:
     :param look: of the run
     :yields: curves and areas
     """
-    bands = (("min", "max", 0.10), ("q05", "q95", 0.25)) if look.alone else ()
-    names = {"min": "minimum", "max": "to the maximum", "q05": "5 %", "q95": "to 95 %"}
-    for low, high, opacity in bands:
+    bands = (("min", "max", "minimum to maximum", 0.10), ("q05", "q95", "5 % to 95 %", 0.25)) if look.alone else ()
+    for low, high, name, opacity in bands:
         edge = {"color": look.faint(0.5), "width": 0.6}
         area = {"fill": "tonexty", "fillcolor": look.faint(opacity)}
-        yield from curve(run, f"advantage_{low}", names[low], look, line=edge, showlegend=False)
-        yield from curve(run, f"advantage_{high}", names[high], look, line=edge, **area)
+        yield from curve(run, f"advantage_{low}", name, look, line=edge, showlegend=False, hovertemplate="from %{y:.4g}")
+        yield from curve(run, f"advantage_{high}", name, look, line=edge, hovertemplate="to %{y:.4g}", **area)
     yield from curve(run, "advantage_q50", "median", look)
     if look.alone:
         yield from curve(run, "advantage_mean", "mean", look, "dot")

@@ -17,7 +17,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from sb3_trpo_ext.doctor.bounds import MAX_COLUMNS, MAX_FILES, MAX_RECORD, stretches
 from sb3_trpo_ext.doctor.reports import mebibytes
 from sb3_trpo_ext.doctor.run import Run
-from sb3_trpo_ext.doctor.tables import STEPS, Row
+from sb3_trpo_ext.doctor.tables import KL, STEPS, Row
 
 HEADER = struct.Struct("<QI")
 CHECKSUM = 4
@@ -29,6 +29,9 @@ WINDOW, MAX_TRIES = 2**20, 50_000
 """Bytes that are searched for a record at once, and places that are tried in them."""
 
 SB3_TAGS = ("train/", "rollout/", "time/")
+SPARE = 0.95
+"""Of the updates that may be read, so that a few more than were counted do not cost the newest ones."""
+
 BEGINNING = 1000
 """Records in which the first of them stands."""
 
@@ -50,6 +53,8 @@ def read_events(run: Run, paths: list[Path]) -> Iterator[Row]:
         except OSError as error:
             run.find("DR002", path, why=error.strerror or str(error))
     allowed = min(1.0, run.limits.size / max(1, sum(size for size, _ in begun.values())))
+    n_updates = sum(_updates(path, int(allowed * size)) for path, (size, _) in begun.items())
+    allowed *= min(1.0, SPARE * run.limits.rows / max(1, n_updates))
     for place, (path, (size, _)) in enumerate(begun.items(), 1):
         # As in TensorBoard: who goes on from a checkpoint writes those steps again.
         replaced_from = min((step for _, step in islice(begun.values(), place, None)), default=math.inf)
@@ -61,7 +66,17 @@ def read_events(run: Run, paths: list[Path]) -> Iterator[Row]:
         if not kept:
             run.find("DR012", path, from_step=int(replaced_from))
         if int(allowed * size) < size:
-            run.left_out(f"{mebibytes(size - int(allowed * size))} of {mebibytes(size)}", path)
+            run.left_out(f"{mebibytes(size - int(allowed * size))} of {mebibytes(size)}", path, harmless=True)
+
+
+def _updates(path: Path, allowed: int) -> int:
+    """About how many updates it tells of: it is no line that could be counted."""
+    with path.open("rb") as file:
+        found = 0
+        for start, end in stretches(path.stat().st_size, allowed):
+            file.seek(start)
+            found += file.read(end - start).count(KL.encode())
+    return found
 
 
 def _first_step(path: Path) -> float:

@@ -14,7 +14,7 @@ from sb3_trpo_ext.monitoring.conjugate_gradient_monitor import ConjugateGradient
 from sb3_trpo_ext.monitoring.dead_neuron_monitor import DeadNeuronMonitor
 from sb3_trpo_ext.monitoring.entropy_monitor import EntropyMonitor
 from sb3_trpo_ext.monitoring.kl_monitor import KLMonitor
-from sb3_trpo_ext.monitoring.monitor import CALM_UPDATES, Monitor
+from sb3_trpo_ext.monitoring.monitor import CALM_UPDATES, WINDOW, Monitor
 from sb3_trpo_ext.monitoring.value_function_monitor import ValueFunctionMonitor
 
 MONITORS: tuple[type[Monitor], ...] = (
@@ -82,6 +82,8 @@ class Examiner:
         self.starts: deque[tuple[str, int, int]] = deque(maxlen=MAX_STARTS)
         """Code, update and steps of every time that a trouble began."""
         self.unjudged = 0
+        self._last: int | None = None
+        self._apart = 1
 
     def look(self, report: UpdateReport) -> None:
         """
@@ -90,6 +92,7 @@ class Examiner:
         :param report: the next one
         """
         self.seen += 1
+        self._forget_across_gaps(report.n_updates)
         for monitor in self.monitors:
             monitor.reports.append(report)
             try:
@@ -101,6 +104,18 @@ class Examiner:
             for code, evidence in found.items():
                 if self.target_known or code not in AGAINST_TARGET:
                     self._note(code, report, evidence)
+
+    def _forget_across_gaps(self, n_updates: int) -> None:
+        """
+        Monitors compare updates that follow each other. Behind what was left out of a long file, and where the count begins
+        anew, they begin anew too; what they keep for longer than their window (the first entropy) they keep.
+        """
+        apart = n_updates - (n_updates if self._last is None else self._last)
+        if apart < 0 or apart > WINDOW * self._apart:
+            for monitor in self.monitors:
+                monitor.reports.clear()
+        # Where a logger writes every tenth update, that is no gap.
+        self._last, self._apart = n_updates, max(1, apart)
 
     def _note(self, code: str, report: UpdateReport, evidence: Evidence) -> None:
         trouble = self.troubles.get(code)

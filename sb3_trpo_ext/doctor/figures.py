@@ -19,6 +19,13 @@ MAX_LEGEND = 16
 """Runs that stand in a plot's legend; of more, only above their findings."""
 
 
+ABOVE = 34
+"""Pixels over a plot, for the buttons: they would hide the end of a curve."""
+
+LOG_TICKS = 6
+"""About; more are digits that lie over each other."""
+
+
 @dataclass(frozen=True)
 class Plot:
     """
@@ -61,6 +68,8 @@ def figure(plot: Plot, runs: list[Run]) -> go.Figure | None:
         "automargin": True,
         "exponentformat": "power",
     }
+    if plot.log:
+        axis["nticks"] = LOG_TICKS
     if plot.span is not None:
         axis["range"] = plot.span([value for trace in traces for value in trace.y])
     return go.Figure(
@@ -71,7 +80,7 @@ def figure(plot: Plot, runs: list[Run]) -> go.Figure | None:
             "xaxis": {"title": {"text": "environment steps"}, "hoverformat": ",.0f", "automargin": True},
             "yaxis": axis,
             "legend": {"orientation": "h", "yanchor": "top", "y": -0.28, "x": 0, "font": {"size": 11}},
-            "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
+            "margin": {"l": 8, "r": 12, "t": ABOVE, "b": 8},
             "showlegend": len(runs) <= MAX_LEGEND,
         },
     )

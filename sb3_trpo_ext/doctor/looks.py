@@ -53,7 +53,8 @@ class Look:
         return {
             "name": self.called(what),
             "hovertemplate": text if self.alone else f"{what}: {text}",
-            "legendgroup": self.name,
+            # Of several runs a click in the legend hides all that is of one; of a run alone, one curve.
+            **({} if self.alone else {"legendgroup": self.name}),
         }
 
     def line(self, dash: str = "solid") -> dict[str, Any]:

@@ -3,7 +3,7 @@
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)");
-  const LEGEND_ROW = 20, PLOT_HEIGHT = 300;
+  const LEGEND_ROW = 20, MOST_ROWS = 5, PLOT_HEIGHT = 320;
 
   const colours = () => {
     const style = getComputedStyle(document.documentElement);
@@ -12,23 +12,26 @@
     return { paper: value("--card"), text: value("--text"), axis };
   };
 
-  // A legend needs a row for every few letters that do not fit; the plot itself keeps its height.
-  const height = (figure, width) => {
+  // Rows of a legend, as many as its letters need.
+  const legendRows = (figure, width) => {
     let rows = 1, used = 0;
-    for (const trace of figure.layout.showlegend ? figure.data : []) {
+    for (const trace of figure.data) {
       if (trace.showlegend === false) continue;
       const entry = 50 + 6.5 * trace.name.length;
       if (used + entry > width && used) { rows += 1; used = 0; }
       used += entry;
     }
-    return PLOT_HEIGHT + LEGEND_ROW * rows;
+    return rows;
   };
 
   const layout = (figure, place) => {
     const { paper, text, axis } = colours();
+    // One that is longer than the plot is left out: the runs' lines stand above their findings, and hovering names them.
+    const rows = legendRows(figure, place.clientWidth), showlegend = figure.layout.showlegend && rows <= MOST_ROWS;
     return {
-      ...figure.layout,
-      height: height(figure, place.clientWidth),
+      ...figure.layout, showlegend,
+      // The plot itself keeps its height.
+      height: PLOT_HEIGHT + LEGEND_ROW * (showlegend ? rows : 0),
       paper_bgcolor: paper, plot_bgcolor: paper,
       font: { color: text, size: 12, family: "system-ui, sans-serif" },
       hoverlabel: { bgcolor: paper, bordercolor: axis.gridcolor, font: { color: text } },

@@ -141,7 +141,7 @@ def _run(run: Run, look: Look, opened: bool) -> str:
     findings = (
         "".join(_finding(finding, opened) for finding in run.findings) or '<p class="calm">Nothing to complain about.</p>'
     )
-    title = f'{_swatch(look)}{look.name} <span class="verdict">{html.escape(verdict(run).plain)}</span>'
+    title = f'{_swatch(look)}<span>{look.name}</span> <span class="verdict">{html.escape(verdict(run).plain)}</span>'
     told = f"<h2>{title}</h2><p>{html.escape(summary(run))}</p>"
     return f'<article class="run {run.verdict}">{told}{findings}</article>'
 

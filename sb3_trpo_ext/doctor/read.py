@@ -25,7 +25,7 @@ from sb3_trpo_ext.doctor.recorder_files import DumpHeader, read_alarms, read_dum
 from sb3_trpo_ext.doctor.reports import read_reports
 from sb3_trpo_ext.doctor.run import CONTRIB, OURS, Run
 from sb3_trpo_ext.doctor.tables import STAND_INS, Joined, Row, updates_in
-from sb3_trpo_ext.doctor.wandb_files import SUFFIX, read_wandb
+from sb3_trpo_ext.doctor.wandb_files import SUFFIX, affordable, read_wandb
 from sb3_trpo_ext.doctor.zoo_files import FILES, read_settings
 from sb3_trpo_ext.monitoring.run_files import ALARMS_NAME, CSV_NAME, RECORD_NAME, SPARE_CSV_NAME
 
@@ -43,9 +43,15 @@ def settings_in(folder: Path) -> dict[str, Any]:
 
 
 def _read_settings(run: Run, folders: list[Path]) -> None:
-    for place in (run.path, *folders[:MAX_SETTINGS]):
-        if any(is_file(place / name) for name in FILES):
+    """The Zoo's are in one folder below the run's."""
+    below = next((place for place in folders[:MAX_SETTINGS] if _has_settings(place)), None)
+    for place in (run.path, below):
+        if place is not None and _has_settings(place):
             read_settings(run, place)
+
+
+def _has_settings(folder: Path) -> bool:
+    return any(is_file(folder / name) for name in FILES)
 
 
 def read_run(folder: Path, events: Iterable[Path] = (), target_kl: float | None = None, limits: Limits | None = None) -> Run:
@@ -69,7 +75,7 @@ def read_run(folder: Path, events: Iterable[Path] = (), target_kl: float | None 
     _read_record(run, names, [*(path for path in there.files if path.name.startswith(EVENTS)), *events])
     _read_returns(run, names)
     dumps: list[DumpHeader] = []
-    if (folder / DUMPS).is_dir():
+    if folder / DUMPS in there.folders:
         _guarded(run, folder / DUMPS, lambda: dumps.extend(read_dumps(run, folder / DUMPS)))
     alarms: list[Finding] = []
     if ALARMS_NAME in names:
@@ -96,7 +102,8 @@ def _read_record(run: Run, names: dict[str, Path], events: list[Path]) -> None:
         _guarded(run, path, partial(_rows, run, partial(read_rows, path=path)))
     if events:
         _guarded(run, events[0], partial(_rows, run, partial(read_events, paths=events)))
-    for path in _some(run, [path for name, path in names.items() if name.endswith(SUFFIX)], "files of W&B"):
+    wandb_files = _some(run, [path for name, path in names.items() if name.endswith(SUFFIX)], "files of W&B")
+    for path in affordable(run, wandb_files):
         _guarded(run, path, partial(_rows, run, partial(read_wandb, path=path)))
     histories = read_histories(run, run.path)
     if histories and not run.points.seen:
@@ -107,7 +114,7 @@ def _read_returns(run: Run, names: dict[str, Path]) -> None:
     """Better sources of what loggers have told too: every episode, where they have means at every rollout."""
     monitors = [path for name, path in names.items() if name == MONITOR or name.endswith(f".{MONITOR}")]
     told, run.returns = run.returns, run.empty()
-    read_episodes(run, _some(run, monitors, "Monitor files", drawn_only=True))
+    read_episodes(run, _some(run, monitors, "Monitor files", harmless=True))
     run.returns = run.returns if run.returns.seen else told
     if EVALUATIONS in names:
         told, run.evaluations = run.evaluations, run.empty()
@@ -115,9 +122,9 @@ def _read_returns(run: Run, names: dict[str, Path]) -> None:
         run.evaluations = run.evaluations if run.evaluations.seen else told
 
 
-def _some(run: Run, paths: list[Path], what: str, drawn_only: bool = False) -> list[Path]:
+def _some(run: Run, paths: list[Path], what: str, harmless: bool = False) -> list[Path]:
     if len(paths) > MAX_FILES:
-        run.left_out(f"{len(paths) - MAX_FILES} of {len(paths)} {what}", drawn_only=drawn_only)
+        run.left_out(f"{len(paths) - MAX_FILES} of {len(paths)} {what}", harmless=harmless)
     return paths[:MAX_FILES]
 
 

@@ -99,14 +99,17 @@ def read_dumps(run: Run, folder: Path) -> list[DumpHeader]:
     found: list[DumpHeader] = []
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in islice(entries, MAX_ENTRIES) if entry.name.endswith(".json"))
-    if len(names) > MAX_DUMPS:
-        run.left_out(f"{len(names) - MAX_DUMPS} of {len(names)} dumps, the oldest", folder)
-    for path in (folder / name for name in names[-MAX_DUMPS:]):
-        if not is_file(path):
-            continue
+    paths = [path for path in (folder / name for name in reversed(names)) if is_file(path)]
+    left = run.limits.size
+    for number, path in enumerate(paths):
         header = None
         try:
-            if path.stat().st_size <= MAX_HEADER:
+            size = path.stat().st_size
+            if number == MAX_DUMPS or min(size, MAX_HEADER) > left:
+                run.left_out(f"{len(paths) - number} of {len(paths)} dumps, the oldest", folder)
+                break
+            if size <= MAX_HEADER:
+                left -= size
                 header = _header(path, _json(path.read_text(encoding="utf-8", errors="replace")))
         except OSError as error:
             run.find("DR002", path, why=error.strerror or str(error))

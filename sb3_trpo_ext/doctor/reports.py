@@ -42,9 +42,7 @@ def read_reports(run: Run, path: Path) -> Iterator[UpdateReport]:
     say_lines(run, path, lines, n_bad + lines.too_long, last_bad, bad[0] if bad else "a line is too long", read)
 
 
-def say_lines(
-    run: Run, path: Path, lines: Lines, n_bad: int, last_bad: bool, why: str, read: int, drawn_only: bool = False
-) -> None:
+def say_lines(run: Run, path: Path, lines: Lines, n_bad: int, last_bad: bool, why: str, read: int) -> None:
     """
     Add what was wrong with the lines of a file.
 
@@ -55,7 +53,6 @@ def say_lines(
     :param last_bad: whether the last one is among them
     :param why: what was wrong with the first of them
     :param read: lines that could be read
-    :param drawn_only: whether nothing is judged by them
     """
     if last_bad and lines.cut_off:
         run.find("DR004", path)
@@ -63,9 +60,9 @@ def say_lines(
     if n_bad:
         run.find("DR003" if read else "DR002", path, rows=n_bad, of=n_bad + read, first=why)
     if lines.skipped_bytes:
-        run.left_out(f"{mebibytes(lines.skipped_bytes)} of {mebibytes(lines.size)}", path, drawn_only)
+        run.left_out(f"{mebibytes(lines.skipped_bytes)} of {mebibytes(lines.size)}", path, harmless=True)
     elif lines.skipped_lines:
-        run.left_out(f"{lines.skipped_lines:,} of {lines.skipped_lines + lines.read:,} rows", path, drawn_only)
+        run.left_out(f"{lines.skipped_lines:,} of {lines.skipped_lines + lines.read:,} rows", path, harmless=True)
 
 
 def mebibytes(n_bytes: int) -> str:

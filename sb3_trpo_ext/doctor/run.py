@@ -92,16 +92,16 @@ class Run:
         """
         return Lines(path, self.limits.size if size is None else size, self.limits.rows if rows is None else rows)
 
-    def left_out(self, what: str, file: Path | None = None, drawn_only: bool = False) -> None:
+    def left_out(self, what: str, file: Path | None = None, harmless: bool = False) -> None:
         """
         Say what was not read: every reader says it here.
 
         :param what: in a few words
         :param file: of which file
-        :param drawn_only: whether nothing is judged by it
+        :param harmless: whether nothing is judged by it, or it lies between stretches that were read, the newest among them
         """
         where = None if file is None else clean(self.relative(file))
-        self.findings.append(Finding("DR005", {"left_out": what}, file=where, milder=Severity.INFO if drawn_only else None))
+        self.findings.append(Finding("DR005", {"left_out": what}, file=where, milder=Severity.INFO if harmless else None))
 
     def find(self, code: str, file: Path | None = None, **evidence: float | int | str) -> None:
         """

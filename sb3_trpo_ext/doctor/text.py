@@ -18,6 +18,9 @@ STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "bold yellow", Severi
 VERDICT_STYLES = ("bold green", "bold yellow", "bold red")
 INDENT = 4
 
+FORMAT = 1
+"""Of the JSON; rises when a key goes or changes its meaning. Keys may be added (docs/doctor.md)."""
+
 
 def show(run: Run, console: Console) -> None:
     """
@@ -99,6 +102,7 @@ def as_json(runs: list[Run]) -> dict[str, Any]:
     :return: the verdict, and the findings of each run
     """
     return {
+        "format": FORMAT,
         "verdict": verdict_of_all(runs),
         "exit_code": exit_code(finding for run in runs for finding in run.findings),
         "runs": [

@@ -10,7 +10,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from sb3_trpo_ext.doctor.bounds import MAX_COLUMNS, MAX_VALUE
+from sb3_trpo_ext.doctor.bounds import MAX_COLUMNS, MAX_VALUE, is_file
 from sb3_trpo_ext.doctor.reports import LARGEST_INTEGER, mebibytes
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.tables import OWN_STEPS, STEPS, UPDATES, Row
@@ -20,6 +20,24 @@ from sb3_trpo_ext.monitoring.wandb_log import WandbLogError, read_records
 SUFFIX = ".wandb"
 AXIS = "global_step"
 """What W&B calls TensorBoard's step."""
+
+
+def affordable(run: Run, paths: list[Path]) -> Iterator[Path]:
+    """
+    Choose what is read of W&B's files: each of them whole, as many as the limits allow.
+
+    :param run: gets findings about the others
+    :param paths: the files
+    :yields: those that are read
+    """
+    left = run.limits.size
+    for path in paths:
+        size = path.stat().st_size if is_file(path) else 0
+        if size > left:
+            run.left_out(f"all of it: it has {mebibytes(size)}, and {mebibytes(left)} are left for such files", path)
+        else:
+            left -= size
+            yield path
 
 
 def read_wandb(run: Run, path: Path) -> Iterator[Row]:
@@ -34,10 +52,6 @@ def read_wandb(run: Run, path: Path) -> Iterator[Row]:
         messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     except ImportError:
         run.find("DR002", path, why="W&B's files are read with wandb: pip install 'sb3-trpo-ext[wandb]'")
-        return
-    size = path.stat().st_size
-    if size > run.limits.size:
-        run.left_out(f"all of it: it has {mebibytes(size)}, and {mebibytes(run.limits.size)} are read of such a file", path)
         return
     try:
         for content in read_records(path):

@@ -105,9 +105,55 @@ def test_rows_beyond_the_limit() -> None:
     Path("progress.csv").write_text(csv_of(1000))
     run = read_run(Path(), limits=Limits(rows=200))
     assert left_out(run) == ["803 of 1,001 rows"]
-    assert (run.exit_code, run.n_updates) == (1, 1000)
+    assert (run.exit_code, run.n_updates) == (0, 1000)
     assert 190 < run.judged < 210
     assert left_out(read_run(Path())) == []
+
+
+def falling(line: str, n: int) -> str:
+    """A healthy update of a run whose entropy falls to a third from update 130 to 170, never by much at once."""
+    entropy = 0.4 * 3.0 ** -min(1.0, max(0.0, (n - 130) / 40))
+    return json.dumps({**json.loads(line), "n_updates": n, "num_timesteps": 256 * n, "entropy": entropy, "std": None})
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(rows=200), Limits(size=400_000)])
+def test_a_healthy_run_that_is_merely_long_is_healthy(limits: Limits, ours: Runs) -> None:
+    """What lies between two stretches is no sudden fall of the entropy (TR201, critical)."""
+    lines = (ours("healthy") / "updates.jsonl").read_text().splitlines()
+    # One in the middle of each, so that what is not asked about varies as in the run.
+    Path("updates.jsonl").write_text("".join(falling(lines[4 + n % 14], n) + "\n" for n in range(1, 801)))
+    run = read_run(Path(), limits=limits)
+    said = [(finding.code, str(finding.severity)) for finding in run.findings]
+    assert said == ([] if limits == Limits() else [("DR005", "info")])
+    assert (run.exit_code, run.verdict, run.n_updates) == (0, "healthy", 800)
+
+
+def test_a_logger_that_writes_every_thirtieth_update_leaves_no_gaps() -> None:
+    header = "train/n_updates,train/kl_divergence_loss,time/total_timesteps,train/is_line_search_success\n"
+    Path("progress.csv").write_text(header + "".join(f"{30 * n},0.0,{7680 * n},0\n" for n in range(1, 13)))
+    assert read_run(Path(), target_kl=0.01).findings[0].code == "TR104"
+
+
+def test_dumps_are_bounded_together_and_the_newest_are_read(copy_of: Callable[[str], Path]) -> None:
+    folder = copy_of("TR104")
+    (header, *_) = folder.glob("dumps/*.json")
+    for number in range(20, 25):
+        died = {**json.loads(header.read_text()), "n_updates": number, "reasons": ["died"], "error": f"{number}"}
+        Path(folder, f"dumps/update_{number:06}_died.json").write_text(json.dumps(died))
+    run = read_run(folder, limits=Limits(size=2 * header.stat().st_size + 1000))
+    errors = [finding.evidence["error"] for finding in run.findings if finding.code == "DR006"]
+    assert set(errors) == {"23", "24"}
+    assert any("dumps, the oldest" in said for said in left_out(run))
+
+
+def test_files_of_wandb_are_bounded_together() -> None:
+    for name in "abc":
+        Path(f"{name}.wandb").write_bytes(bytes(1000))
+    run = read_run(Path(), limits=Limits(size=2500))
+    assert [(finding.code, finding.file, str(finding.severity)) for finding in run.findings if finding.code == "DR005"] == [
+        ("DR005", "c.wandb", "warning")
+    ]
+    assert [finding.file for finding in run.findings if finding.code == "DR002"] == ["a.wandb", "b.wandb"]
 
 
 def test_runs_beyond_the_limit(ours: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +185,10 @@ def test_updates_of_events_beyond_the_limit_and_files_beyond_it(monkeypatch: pyt
     for number in range(3):
         write_events(Path(f"{EVENTS}{number}"), range(100 * number, 100 * number + 100))
     run = read_run(Path(), limits=Limits(rows=100))
-    assert left_out(run) == ["updates from 117 on"]
+    # Of each file some, to its end: what is wrong now is more than what once was.
+    assert [said.split()[-1] for said in left_out(run)] == ["MiB"] * 3
+    assert 60 < run.judged <= 116
+    assert (run.num_timesteps, run.exit_code) == (300 * 256, 0)
     monkeypatch.setattr(events, "MAX_FILES", 2)
     run = read_run(Path())
     assert left_out(run) == ["1 of 3 event files, the oldest"]

@@ -66,6 +66,20 @@ def test_json(ours: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     assert first["remedy"]
 
 
+def test_the_form_of_json_is_the_documented_one(ours: Runs, capsys: pytest.CaptureFixture[str], repo: Path) -> None:
+    main([str(ours("TR303")), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["format"] == 1
+    table = (repo / "docs/doctor.md").read_text().split("## JSON")[1].split("\n## ")[0]
+    documented = [
+        [name.strip("` ") for name in row.split("|")[2].split(",")]
+        for row in table.splitlines()
+        if row.startswith("| ") and "`" in row
+    ]
+    (run,) = told["runs"]
+    assert [[*told], [*run], [*run["findings"][0]]] == documented
+
+
 def test_runs_are_found_below_a_folder_and_what_was_put_aside_is_none(ours: Runs, contrib: Path) -> None:
     shutil.copytree(ours("healthy"), "logs/trpo/Small_1")
     shutil.copytree(ours("TR104"), "logs/trpo/Small_1/previous_1")

@@ -203,6 +203,20 @@ def test_many_runs_are_one_small_page(ours: Runs) -> None:
     assert len({(trace.line.color, trace.line.dash) for trace in firsts}) == len(firsts) == 10
 
 
+def test_a_legend_that_is_longer_than_its_plot_is_left_out(ours: Runs, chrome: Page) -> None:
+    for number in range(12):
+        shutil.copytree(ours("healthy"), f"logs/with_a_longer_name_{number}")
+    main(["logs", "--html", "page.html"])
+    for width, shown in ((390, 0), (1280, 8)):
+        chrome.open(Path("page.html"), width, dark=False)
+        assert chrome.run("document.querySelectorAll('.legend').length") >= shown
+        assert (chrome.run("document.querySelectorAll('.legend').length") == 0) is (shown == 0)
+    # Buttons stand above the curves, not on them.
+    bar = chrome.run("document.querySelector('#plot-kl .modebar').getBoundingClientRect().bottom")
+    assert bar <= chrome.run("document.querySelector('#plot-kl .nsewdrag').getBoundingClientRect().top")
+    assert chrome.complaints == []
+
+
 def test_of_many_layers_the_worst_are_drawn(ours: Runs) -> None:
     line = json.loads((ours("healthy") / "updates.jsonl").read_text().splitlines()[-1])
     names = [f"layer {number}" for number in range(100)]
