@@ -1,0 +1,32 @@
+"""(g) delta far too large, and (d) the same with ReLU networks, whose units die of it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from incident_suite.scenario import Incident, Kit
+
+RELU = {"policy_kwargs": {"activation_fn": nn.ReLU}}
+
+TOO_LARGE = Incident(
+    letter="g",
+    name="δ far too large",
+    updates=40,
+    onset=1,
+    trouble="target_kl=1",
+    cure="target_kl=0.01",
+    kit=Kit({"target_kl": 1.0}),
+    cured=Kit(),
+)
+
+DYING_RELU = Incident(
+    letter="d",
+    name="ReLU networks dying under large steps",
+    updates=40,
+    onset=1,
+    trouble="ReLU networks, target_kl=1",
+    cure="target_kl=0.01",
+    kit=Kit({"target_kl": 1.0, **RELU}),
+    healthy=Kit(RELU),
+    cured=Kit(RELU),
+)
