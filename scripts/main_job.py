@@ -34,7 +34,7 @@ from stable_baselines3.common.utils import set_random_seed
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.doctor.page import PAGE_NAME, write_page
 from sb3_trpo_ext.doctor.read import read_run
-from sb3_trpo_ext.doctor.text import verdict
+from sb3_trpo_ext.doctor.text import show
 
 EPISODES = 10
 LOGS = Path("logs")
@@ -266,18 +266,13 @@ def diagnose(run: Run, console: Console) -> None:
     :param run: a run
     :param console: where to
     """
-    console.print()
-    console.rule("Doctor", align="left", style="none")
+    console.print("\nDoctor")
     try:
         examined = read_run(run.folder)
     except Exception as error:  # it looks at what is done: nothing that it stumbles over makes the run a failure
         console.print(f"The doctor could not look at it: {error!r}", markup=False)
         return
-    console.print(verdict(examined))
-    for finding in examined.findings:
-        console.print(
-            f"{finding.severity} {finding.code} {finding.kind.name}: {finding.numbers}", markup=False, highlight=False
-        )
+    show(examined, console)
     page = run.folder / PAGE_NAME
     try:
         write_page([examined], page)
@@ -285,8 +280,7 @@ def diagnose(run: Run, console: Console) -> None:
         console.print(f"The page can't be written: {error}", markup=False)
         return
     console.print(f"{'its page':<16}{_shown(page)}", soft_wrap=True, highlight=False)
-    if examined.findings:
-        console.print(f"{'more':<16}python -m sb3_trpo_ext doctor {_shown(run.folder)}", soft_wrap=True, highlight=False)
+    console.print(f"{'again':<16}python -m sb3_trpo_ext doctor {_shown(run.folder)}", soft_wrap=True, highlight=False)
 
 
 def _shown(path: Path | str) -> str:

@@ -3,7 +3,8 @@ Value-function epochs, enforced: an undertrained critic biases the advantages wh
 
 At least ``min_epochs`` epochs of minibatch regression on the returns; more, up to ``max_epochs``, while the value loss of
 the whole batch is not below where it began, or (with a tolerance) while an epoch still lowers it by that share.
-Only the critic's own parameters move. If the loss is ever non-finite, parameters and optimiser go back to where they were.
+Only the critic's own parameters move. If the loss or the optimiser's state is ever non-finite, parameters and optimiser go
+back to where they were.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb3_trpo_ext.core.flat import Snapshot
+from sb3_trpo_ext.core.flat import Snapshot, all_finite
 from sb3_trpo_ext.core.status import CriticStatus
 
 
@@ -100,13 +101,19 @@ def fit_critic(problem: CriticProblem, settings: CriticSettings) -> CriticResult
             if epochs >= settings.min_epochs - (settings.tolerance is not None):
                 previous, current = current, problem.whole_batch_loss()
     mean_minibatch_loss = float(torch.stack(minibatch_losses).mean())
-    # A minibatch's loss may overflow and its gradient not: the whole batch would not show it.
-    if not math.isfinite(current + mean_minibatch_loss):
+    # A minibatch's loss may overflow and its gradient not, or a gradient's square and not the gradient (Adam's second moment
+    # is then infinite, and its parameter never moves again): the whole batch would not show it.
+    if not math.isfinite(current + mean_minibatch_loss) or not _finite_state(problem.optimizer):
         snapshot.restore()
         problem.optimizer.load_state_dict(optimizer_state)
         return CriticResult(CriticStatus.NON_FINITE, epochs, before, before, None)
     status = CriticStatus.IMPROVED if current < before else CriticStatus.DID_NOT_CONVERGE
     return CriticResult(status, epochs, before, current, mean_minibatch_loss)
+
+
+def _finite_state(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether moments and the like are finite."""
+    return all_finite(value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
 
 
 def _another_epoch(epochs: int, before: float, previous: float, current: float, settings: CriticSettings) -> bool:

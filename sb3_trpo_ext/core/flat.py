@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,18 @@ def assign(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
             parameter.copy_(value)
 
 
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """
+    Look for NaN and infinity, with one read for all: on an accelerator each waits for it.
+
+    :param tensors: tensors on any devices
+    :return: whether there is none
+    """
+    verdicts = [torch.isfinite(tensor).all() for tensor in tensors]
+    device = next((verdict.device for verdict in verdicts if verdict.device.type != "cpu"), None)
+    return not verdicts or bool(torch.stack([verdict.to(device) for verdict in verdicts]).all())
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """
@@ -82,3 +95,26 @@ class Snapshot:
     def restore(self) -> None:
         """Write the copies back into the live tensors."""
         assign(self.tensors, self.copies)
+
+    def changed(self) -> bool:
+        """
+        Compare.
+
+        :return: whether a live tensor is not what it was; NaN counts as changed
+        """
+        return not all(torch.equal(now, before) for now, before in zip(self.tensors, self.copies, strict=True))
+
+
+@contextmanager
+def unchanged(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """
+    Whatever the body writes into them, they are what they were: for buffers of modules that are only evaluated.
+
+    :param tensors: live tensors
+    :yields: nothing
+    """
+    snapshot = Snapshot.take(tensors)
+    try:
+        yield
+    finally:
+        snapshot.restore()

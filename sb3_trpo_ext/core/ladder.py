@@ -75,7 +75,11 @@ def choose_rung(
         if problem is None:
             return RungChoice(choice.rung, choice.retained, tuple(rejected))
         rejected.append(f"{choice.name}: {problem}")
-    raise NoWorkingRungError("no way to compute Fisher-vector products of this policy works: " + "; ".join(rejected))
+    raise NoWorkingRungError(
+        f"no way to compute Fisher-vector products of this policy works: {'; '.join(rejected)}. Likely causes: an "
+        "autograd.Function whose backward is not finite, not differentiable, or not the derivative of its forward; a module "
+        "whose derivative is another one at each call. Nothing was changed."
+    )
 
 
 def _probe(curvature: Curvature) -> Curvature:

@@ -13,6 +13,7 @@ from sb3_trpo_ext.core.cg import CGResult
 from sb3_trpo_ext.core.critic import CriticResult
 from sb3_trpo_ext.core.line_search import LineSearchResult
 from sb3_trpo_ext.core.objective import Advantages, OnPolicyCheck
+from sb3_trpo_ext.core.plain import refuse_constant, refuse_other_types
 from sb3_trpo_ext.core.status import UpdateStatus
 
 
@@ -106,6 +107,8 @@ class UpdateReport:
     :param mc_samples: steps of those episodes
     :param advantage_kurtosis: excess kurtosis of the raw advantages
     :param advantage_top_weight: share of their variance that the largest 1 % make
+    :param samples_dropped: samples of the rollout that are not in the batch, because their environment gave something that is
+        not finite; None with ``on_nonfinite="raise"``
     """
 
     numerics_version: int
@@ -193,6 +196,7 @@ class UpdateReport:
     mc_samples: int | None = None
     advantage_kurtosis: float | None = None
     advantage_top_weight: float | None = None
+    samples_dropped: int | None = None
 
     @property
     def accepted(self) -> bool:
@@ -214,17 +218,22 @@ class UpdateReport:
 
         :param text: one JSON object
         :return: the report
-        :raises ValueError: it is none, has fields that this version does not know, or lacks some that can't be None
+        :raises ValueError: it is none, has fields that this version does not know, lacks some that can't be None, or holds
+            something else than they say
         """
-        fields: Any = json.loads(text)
+        try:
+            fields: Any = json.loads(text, parse_constant=refuse_constant)
+        except RecursionError as error:
+            raise ValueError("not an UpdateReport: nested too deeply") from error
         if not isinstance(fields, dict):
             raise ValueError(f"not an UpdateReport but {type(fields).__name__}")
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
         values = {**_not_computed(cls), **values}
         needed = {field.name for field in dataclasses.fields(cls)}
         if values.keys() != needed:
-            missing, unknown = sorted(needed - values.keys()), sorted(values.keys() - needed)
+            missing, unknown = sorted(needed - values.keys()), [name[:40] for name in sorted(values.keys() - needed)[:5]]
             raise ValueError(f"an UpdateReport of another version: missing fields {missing}, unknown fields {unknown}")
+        refuse_other_types(cls, values)
         return cls(**values)
 
 

@@ -116,7 +116,7 @@ class CriticStatus(AdvisedStatus):
 
     IMPROVED = "improved", "The value loss is below where it began."
     DID_NOT_CONVERGE = "did_not_converge", "The value loss did not fall: lower learning_rate or raise max_critic_updates."
-    NON_FINITE = "non_finite", "The value loss became non-finite and was undone: lower learning_rate or normalise rewards."
+    NON_FINITE = "non_finite", "Loss or optimiser became non-finite, and was undone: lower learning_rate or normalise rewards."
     NOT_RUN = "not_run", "No epochs were asked for (n_critic_updates=0), or no parameter belongs to the critic alone."
 
 

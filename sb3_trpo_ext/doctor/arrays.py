@@ -11,12 +11,10 @@ from typing import IO, TypeVar
 
 import numpy as np
 
-from sb3_trpo_ext.doctor.bounds import MAX_BYTES, is_file
+from sb3_trpo_ext.doctor.bounds import MAX_BYTES, MAX_MEMBERS, is_file
+from sb3_trpo_ext.doctor.csv_files import LARGEST_RETURN, evenly
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.monitoring.run_files import WIDTHS
-
-MAX_MEMBERS = 20
-"""Arrays of an evaluations.npz: it has 3 or 4."""
 
 NUMBERS = "fiub"
 """Kinds of data that are numbers; objects would be pickles."""
@@ -50,6 +48,9 @@ def read_evaluations(run: Run, path: Path) -> None:
     :param run: gets the evaluations and findings
     :param path: ``evaluations.npz``
     """
+    if path.stat().st_size == 0:
+        run.find("DR004", path, why="it is empty yet")
+        return
     arrays = _read(run, path, _npz)
     if arrays is None:
         return
@@ -57,9 +58,16 @@ def read_evaluations(run: Run, path: Path) -> None:
     if steps is None or results is None or steps.ndim != 1 or results.ndim != 2 or len(steps) != len(results):
         run.find("DR002", path, why="no file of EvalCallback: timesteps and results are missing or do not fit together")
         return
-    for step, value in zip(steps.astype(float), results.astype(float).mean(axis=1), strict=True):
-        if math.isfinite(step) and math.isfinite(value) and abs(value) < 1e300 and 0 <= step < 1e15:
-            run.evaluations.append((float(step), float(value)))
+    if not results.size:
+        return
+    with np.errstate(all="ignore"):
+        means = results.astype(float).mean(axis=1)
+        sane = np.isfinite(steps) & (np.abs(means) < LARGEST_RETURN) & (steps >= 0) & (steps < 1e15)
+    if not np.isfinite(results).all():
+        run.find("DR008", path, keys="results")
+    steps, means = steps[sane], means[sane]
+    for place in evenly(len(steps), run.limits.points):
+        run.evaluations.append((float(steps[place]), float(means[place])))
 
 
 Read = TypeVar("Read")

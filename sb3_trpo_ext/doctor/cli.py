@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +14,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from sb3_trpo_ext.doctor import SUMMARY
+from sb3_trpo_ext.doctor.bounds import clean
 from sb3_trpo_ext.doctor.discover import runs_below
 from sb3_trpo_ext.doctor.finding import exit_code
 from sb3_trpo_ext.doctor.run import Run
@@ -36,18 +39,36 @@ def main(arguments: list[str]) -> int:
     :return: 0 healthy, 1 warnings, 2 critical; 3 if the command line can't be run
     """
     args = _parse(arguments)
-    missing = [folder for folder in args.folders if not folder.is_dir()]
-    if missing:
-        print(f"sb3_trpo_ext doctor: {missing[0]} is no folder", file=sys.stderr)
-        return MISUSE
-    runs = [run for folder in args.folders for run in runs_below(folder, args.target_kl)]
-    if args.html is not None and not _write_page(runs, args.html):
-        return MISUSE
-    if args.json:
-        print(json.dumps(as_json(runs), allow_nan=False, indent=1))
-    else:
-        _print(runs, args.html)
+    problem = next(filter(None, map(_why_unreadable, args.folders)), None)
+    if problem:
+        return _refuse(problem)
+    runs = list(runs_below(args.folders, args.target_kl))
+    problem = None if args.html is None else _write_page(runs, args.html)
+    if problem:
+        return _refuse(problem)
+    try:
+        _print(runs, args)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich makes the one into the other
+        # Who reads has read enough; Python would complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return exit_code(finding for run in runs for finding in run.findings)
+
+
+def _refuse(problem: str) -> int:
+    print(f"sb3_trpo_ext doctor: {problem}", file=sys.stderr)
+    return MISUSE
+
+
+def _why_unreadable(folder: Path) -> str | None:
+    shown = clean(folder)
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except FileNotFoundError:
+        is_folder = False
+    except (OSError, ValueError) as error:
+        return f"{shown}: {getattr(error, 'strerror', None) or error}"
+    return None if is_folder else f"{shown} is no folder"
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -65,7 +86,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
-def _write_page(runs: list[Run], path: Path) -> bool:
+def _write_page(runs: list[Run], path: Path) -> str | None:
+    """What went wrong."""
     try:
         # plotly is loaded by those who want a page.
         from sb3_trpo_ext.doctor.page import write_page
@@ -74,17 +96,18 @@ def _write_page(runs: list[Run], path: Path) -> bool:
     except ModuleNotFoundError as error:
         if error.name != "plotly":
             raise
-        print("sb3_trpo_ext doctor: a page needs plotly: pip install 'sb3-trpo-ext[doctor]'", file=sys.stderr)
-        return False
-    except OSError as error:
-        print(f"sb3_trpo_ext doctor: {path}: {error.strerror or error}", file=sys.stderr)
-        return False
-    return True
+        return "a page needs plotly: pip install 'sb3-trpo-ext[doctor]'"
+    except (OSError, ValueError) as error:
+        return f"{clean(path)}: {getattr(error, 'strerror', None) or error}"
+    return None
 
 
-def _print(runs: list[Run], page: Path | None) -> None:
+def _print(runs: list[Run], args: argparse.Namespace) -> None:
+    if args.json:
+        print(json.dumps(as_json(runs), allow_nan=False, indent=1))
+        return
     console = Console(highlight=False)
     for run in runs:
         show(run, console)
-    if page is not None:
-        console.print(f"Page: {page}", markup=False, soft_wrap=True)
+    if args.html is not None:
+        console.print(f"Page: {args.html}", markup=False, soft_wrap=True)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections import deque
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sb3_trpo_ext.doctor.bounds import Lines
+import numpy as np
+
+from sb3_trpo_ext.doctor.bounds import MAX_COLUMNS
 from sb3_trpo_ext.doctor.reports import say_lines
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.tables import STATUS, Row
 
-MAX_COLUMNS = 500
-
 EPISODES = 100
 """Episodes that a mean return is taken of, as SB3 does."""
 
-MAX_EPISODES = 200_000
-"""Read of all Monitor files of a run."""
+LARGEST_RETURN = 1e300
+"""Sums of larger ones overflow; NaN is not smaller either."""
 
 
 def read_rows(run: Run, path: Path) -> Iterator[Row]:
@@ -32,7 +32,7 @@ def read_rows(run: Run, path: Path) -> Iterator[Row]:
     :param path: the file
     :yields: numbers (NaN too), and the texts of ``train/status``, by column; empty cells are left out
     """
-    lines = Lines(path)
+    lines = run.lines(path)
     header: list[str] | None = None
     read, bad, last_bad = 0, 0, False
     for line in lines:
@@ -56,6 +56,8 @@ def read_rows(run: Run, path: Path) -> Iterator[Row]:
 
 
 def _cells(line: str) -> list[str] | None:
+    if '"' not in line:
+        return line.split(",")
     try:
         return next(csv.reader([line], strict=True), None)
     except csv.Error:
@@ -86,52 +88,72 @@ def read_episodes(run: Run, paths: list[Path]) -> None:
     :param run: gets returns, the environment's id and findings
     :param paths: one for each environment
     """
-    episodes: list[tuple[float, float, float]] = []
+    files: list[np.ndarray] = []
     for path in paths:
-        episodes += _episodes(run, path, MAX_EPISODES // len(paths))
-    newest: deque[float] = deque(maxlen=EPISODES)
-    steps = 0.0
-    for _, length, value in sorted(episodes):
-        steps += length
-        newest.append(value)
-        run.returns.append((steps, sum(newest) / len(newest)))
-    run.num_timesteps = max(run.num_timesteps, int(steps))
+        try:
+            files.append(_episodes(run, path, len(paths)))
+        except OSError as error:
+            run.find("DR002", path, why=error.strerror or str(error))
+    episodes = np.concatenate([found for found in files if len(found)] or [np.empty((0, 3))])
+    # Times in the order in which they were written, those of several environments interleaved.
+    episodes = episodes[np.argsort(episodes[:, 0], kind="stable")]
+    steps = np.cumsum(episodes[:, 1])
+    for place in evenly(len(steps), run.limits.points):
+        newest = episodes[max(0, place + 1 - EPISODES) : place + 1, 2]
+        run.returns.append((float(steps[place]), float(newest.mean())))
+    run.num_timesteps = max(run.num_timesteps, int(steps[-1]) if len(steps) else 0)
 
 
-def _episodes(run: Run, path: Path, most: int) -> list[tuple[float, float, float]]:
-    """When each episode ended, its length and its return."""
-    lines = Lines(path)
-    columns: list[str] | None = None
-    found: list[tuple[float, float, float]] = []
-    bad, last_bad = 0, False
+def evenly(length: int, most: int) -> list[int]:
+    """
+    Choose places of a long array that is drawn.
+
+    :param length: of the array
+    :param most: how many places
+    :return: places, the first and the last among them
+    """
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int)).tolist() if length else []
+
+
+def _episodes(run: Run, path: Path, n_files: int) -> np.ndarray:
+    """When each episode ended, its length and its return; those left out are in the lengths of the others."""
+    lines = run.lines(path, rows=run.limits.episodes // n_files, size=run.limits.size // n_files)
+    columns: list[int] | None = None
+    found, infinite, bad, last_bad = array("d"), 0, 0, False
     for line in lines:
         if line.startswith("#") and columns is None:
             run.settings.setdefault("env", _environment(line[1:]))
             continue
         cells = _cells(line) or []
         if columns is None:
-            columns = cells
-            if not {"r", "l", "t"} <= set(columns):
+            if not {"r", "l", "t"} <= set(cells):
                 run.find("DR002", path, why="no Monitor file: it has no columns r, l and t")
-                return []
+                return np.empty((0, 3))
+            columns = [cells.index(name) for name in "tlr"]
             continue
         episode = _episode(columns, cells)
         last_bad = episode is None or lines.cut_off
         if episode is None or lines.cut_off:
             bad += 1
-        elif len(found) < most:
-            found.append(episode)
-    say_lines(run, path, lines, bad + lines.too_long, last_bad, "no episode", len(found))
-    return found
+        elif abs(episode[2]) < LARGEST_RETURN:
+            found.extend(episode)
+        else:
+            infinite += 1
+    say_lines(run, path, lines, bad + lines.too_long, last_bad, "no episode", len(found) // 3, drawn_only=True)
+    if infinite:
+        run.find("DR008", path, keys="r", episodes=infinite)
+    episodes = np.array(found).reshape(-1, 3)
+    episodes[:, 1] /= max(lines.share, 1e-9)
+    return episodes
 
 
-def _episode(columns: list[str], cells: list[str]) -> tuple[float, float, float] | None:
+def _episode(columns: list[int], cells: list[str]) -> tuple[float, float, float] | None:
+    """None if it is none; a return that is not finite is one."""
     try:
-        value, length, time = (float(cells[columns.index(name)]) for name in "rlt")
+        time, length, value = (float(cells[column]) for column in columns)
     except (ValueError, IndexError):
         return None
-    sane = all(map(math.isfinite, (value, length, time))) and 0 <= length < 1e12 and abs(value) < 1e300
-    return (time, length, value) if sane else None
+    return (time, length, value) if math.isfinite(time) and 0.0 <= length < 1e12 else None
 
 
 def _environment(text: str) -> Any:

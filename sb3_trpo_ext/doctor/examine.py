@@ -6,8 +6,10 @@ from collections import deque
 from dataclasses import dataclass
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.doctor.finding import Evidence, Finding
+from sb3_trpo_ext.doctor.bounds import MAX_STARTS
+from sb3_trpo_ext.doctor.finding import KINDS, Evidence, Finding
 from sb3_trpo_ext.monitoring.advantage_monitor import AdvantageMonitor
+from sb3_trpo_ext.monitoring.alarms import Severity
 from sb3_trpo_ext.monitoring.conjugate_gradient_monitor import ConjugateGradientMonitor
 from sb3_trpo_ext.monitoring.dead_neuron_monitor import DeadNeuronMonitor
 from sb3_trpo_ext.monitoring.entropy_monitor import EntropyMonitor
@@ -27,6 +29,11 @@ MONITORS: tuple[type[Monitor], ...] = (
 AGAINST_TARGET = frozenset({"TR101", "TR102", "TR105"})
 """Alarms that compare with target_kl."""
 
+LONG = 20
+"""Updates without a trouble after which it counts a step less (critical: a warning; warning: an info)."""
+
+MILDER = {Severity.CRITICAL: Severity.WARNING, Severity.WARNING: Severity.INFO, Severity.INFO: Severity.INFO}
+
 
 @dataclass
 class Trouble:
@@ -39,6 +46,7 @@ class Trouble:
     :param last: the last update where it was so
     :param updates: how many
     :param seen: updates that the doctor had seen by the last one
+    :param again: where it began anew, if it went away and came back
     """
 
     first: int
@@ -47,6 +55,16 @@ class Trouble:
     last: int
     updates: int
     seen: int
+    again: int | None = None
+
+    def is_over(self, seen: int) -> bool:
+        """
+        Whether it has been over for long: for as many updates as it lasted, and ``LONG`` at least.
+
+        :param seen: updates that the doctor has seen
+        :return: whether
+        """
+        return seen - self.seen >= max(LONG, self.updates)
 
 
 class Examiner:
@@ -61,7 +79,7 @@ class Examiner:
         self.target_known = target_known
         self.troubles: dict[str, Trouble] = {}
         self.seen = 0
-        self.starts: deque[tuple[str, int, int]] = deque(maxlen=200)
+        self.starts: deque[tuple[str, int, int]] = deque(maxlen=MAX_STARTS)
         """Code, update and steps of every time that a trouble began."""
         self.unjudged = 0
 
@@ -88,6 +106,8 @@ class Examiner:
         trouble = self.troubles.get(code)
         if trouble is None or self.seen - trouble.seen > CALM_UPDATES:
             self.starts.append((code, report.n_updates, report.num_timesteps))
+            if trouble is not None:
+                trouble.again = report.n_updates
         if trouble is None:
             steps = report.num_timesteps
             self.troubles[code] = Trouble(report.n_updates, steps, evidence, report.n_updates, 1, self.seen)
@@ -102,9 +122,11 @@ class Examiner:
                 trouble.evidence,
                 since_update=trouble.first,
                 since_steps=trouble.first_steps,
+                again_update=trouble.again,
                 last_update=trouble.last,
                 updates=trouble.updates,
                 ongoing=self.seen - trouble.seen < CALM_UPDATES,
+                milder=MILDER[KINDS[code].severity] if trouble.is_over(self.seen) else None,
             )
             for code, trouble in self.troubles.items()
         ]

@@ -44,9 +44,9 @@ _KINDS = (
     AlarmKind(
         "DR005",
         "read in part",
-        Severity.INFO,
-        "A file is larger than the doctor reads; it has read stretches of it (TensorBoard: its beginning).",
-        "Nothing: what happened in between may be missing here.",
+        Severity.WARNING,
+        "There is more than the doctor reads. What it has left out may hold trouble that is not told here.",
+        "Name fewer runs, or the folder of one: then more of each is read. Of a large file it reads stretches.",
     ),
     AlarmKind(
         "DR006",
@@ -90,6 +90,34 @@ _KINDS = (
         "These files don't say what target_kl was, so the KL is judged against nothing.",
         "Say it: --target-kl; or train with sb3_trpo_ext, whose record holds it.",
     ),
+    AlarmKind(
+        "DR012",
+        "rows replaced",
+        Severity.INFO,
+        "A later event file begins at an earlier step: as in TensorBoard, it replaces what was logged from there on.",
+        "Nothing, if the run went on from a checkpoint. For two runs, give each a folder of its own.",
+    ),
+    AlarmKind(
+        "DR013",
+        "stopped from outside",
+        Severity.INFO,
+        "SIGTERM ended the run: a scheduler's time was up, or somebody stopped it.",
+        "Go on from the last checkpoint.",
+    ),
+    AlarmKind(
+        "DR014",
+        "just begun",
+        Severity.INFO,
+        "The files of a run are there, and hold nothing yet.",
+        "Look again after its first updates.",
+    ),
+    AlarmKind(
+        "DR015",
+        "too few updates to judge",
+        Severity.INFO,
+        "Most monitors compare ten updates or more, so that nothing was found says little.",
+        "Look again later, or train for longer.",
+    ),
 )
 
 KINDS: dict[str, AlarmKind] = {**ALARMS, **{kind.code: kind for kind in _KINDS}}
@@ -109,6 +137,7 @@ class Finding:
     :param evidence: numbers, or short texts
     :param since_update: number of the update where it began
     :param since_steps: environment steps by then
+    :param again_update: where it began anew, if it went away and came back
     :param last_update: the last update where it was so
     :param updates: how many updates it was so
     :param ongoing: whether it was so until the end
@@ -121,6 +150,7 @@ class Finding:
     evidence: Evidence = field(default_factory=dict)
     since_update: int | None = None
     since_steps: int | None = None
+    again_update: int | None = None
     last_update: int | None = None
     updates: int | None = None
     ongoing: bool | None = None
@@ -148,6 +178,7 @@ class Finding:
             return f"update {self.since_update}{steps}"
         count = f"{self.updates} update" + ("s" if self.updates != 1 else "")
         end = "to the end" if self.ongoing else f"last in update {self.last_update}"
+        end = end if self.again_update is None else f"again since update {self.again_update}, {end}"
         return f"update {self.since_update}{steps}, in {count}, {end}"
 
     @property

@@ -1,19 +1,20 @@
-"""How a run is drawn: its name, its colour, and its curves."""
+"""How a run is drawn: its name, its colour, its lines."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
-import plotly.graph_objects as go
-
-from sb3_trpo_ext.doctor.run import Point, Run
+from sb3_trpo_ext.doctor.run import Run
 
 COLOURS = ("#3d85c8", "#e07b16", "#2a9d6f", "#a463c9", "#c94f6d", "#3aa6b9", "#8d7a3b", "#7a7f87")
 """Of runs, or of the layers of one: told apart on white and on black."""
+
+DASHES = ("solid", "8px,3px", "12px,3px,3px,3px", "18px,4px")
+"""Of runs, where there are more than colours."""
+
+WIDTH, THIN = 1.8, 1.2
 
 
 @dataclass(frozen=True)
@@ -22,22 +23,49 @@ class Look:
     How a run is drawn.
 
     :param name: what it is called, with HTML's letters escaped: plotly shows HTML
-    :param colour: its own
+    :param colour: its own, but for runs of another dash
+    :param dash: of its first curve in a plot
     :param alone: whether it is the only run of the page
     """
 
     name: str
     colour: str
+    dash: str
     alone: bool
 
     def called(self, what: str) -> str:
         """
-        Name a curve.
+        Name a curve: as what it shows, or, where there are several runs, as the run.
 
         :param what: what it shows
-        :return: with the run's name, where there are several
+        :return: its name in the legend
         """
-        return what if self.alone else f"{self.name}: {what}"
+        return what if self.alone else self.name
+
+    def told(self, what: str, text: str) -> dict[str, Any]:
+        """
+        Say what hovering shows of a curve.
+
+        :param what: what it shows
+        :param text: plotly's template of the value
+        :return: plotly's settings of the curve
+        """
+        return {
+            "name": self.called(what),
+            "hovertemplate": text if self.alone else f"{what}: {text}",
+            "legendgroup": self.name,
+        }
+
+    def line(self, dash: str = "solid") -> dict[str, Any]:
+        """
+        Draw a line.
+
+        :param dash: solid: the first curve of a plot; anything else: one beside it
+        :return: plotly's settings of it
+        """
+        if self.alone or dash != "solid":
+            return {"color": self.colour, "dash": dash, "width": WIDTH if self.alone else THIN}
+        return {"color": self.colour, "dash": self.dash, "width": WIDTH}
 
     def faint(self, opacity: float) -> str:
         """
@@ -52,41 +80,14 @@ class Look:
 
 def looks_of(runs: list[Run]) -> list[Look]:
     """
-    Give each run of a page a name and a colour of its own.
+    Give each run of a page a name, and a colour and a dash of its own, as far as they last (the page says where they don't).
 
     :param runs: the runs
     :return: one each
     """
     names = [html.escape(run.name) for run in runs]
     unique = [name if names.count(name) == 1 else f"{number}. {name}" for number, name in enumerate(names, 1)]
-    return [Look(name, colour, len(runs) == 1) for name, colour in zip(unique, cycle(COLOURS), strict=False)]
-
-
-def curve(run: Run, key: str, name: str, look: Look, dash: str = "solid", /, **style: Any) -> Iterator[go.Scatter]:
-    """
-    Draw a figure of every update that has it.
-
-    :param run: whose
-    :param key: the figure's name in a point
-    :param name: what it is called
-    :param look: of the run
-    :param dash: of the line
-    :param **style: anything else that plotly knows of a curve
-    :yields: the curve, if there is anything to show
-    """
-    points = [point for point in run.points.values() if key in point]
-    if points:
-        yield _line(points, key, look.called(name), look.colour, dash, **style)
-
-
-def _line(points: list[Point], key: str, name: str, colour: str, dash: str, **style: Any) -> go.Scatter:
-    few = len(points) < 3
-    return go.Scatter(
-        x=[point["steps"] for point in points],
-        y=[point[key] for point in points],
-        customdata=[int(point["update"]) for point in points],
-        hovertemplate="%{y:.4g} (update %{customdata})",
-        name=name,
-        mode="lines+markers" if few else "lines",
-        **{"line": {"color": colour, "dash": dash, "width": 1.8}, **style},
-    )
+    return [
+        Look(name, COLOURS[n % len(COLOURS)], DASHES[n // len(COLOURS) % len(DASHES)], len(runs) == 1)
+        for n, name in enumerate(unique)
+    ]

@@ -15,7 +15,8 @@
   // A legend needs a row for every few letters that do not fit; the plot itself keeps its height.
   const height = (figure, width) => {
     let rows = 1, used = 0;
-    for (const trace of figure.data) {
+    for (const trace of figure.layout.showlegend ? figure.data : []) {
+      if (trace.showlegend === false) continue;
       const entry = 50 + 6.5 * trace.name.length;
       if (used + entry > width && used) { rows += 1; used = 0; }
       used += entry;

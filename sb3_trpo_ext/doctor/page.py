@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
+import os
+import tempfile
 from importlib import resources
 from pathlib import Path
 
 from plotly.io.json import to_json_plotly
 from plotly.offline import get_plotlyjs
 
+from sb3_trpo_ext.doctor.bounds import is_file
 from sb3_trpo_ext.doctor.figures import PLOTS, figure
-from sb3_trpo_ext.doctor.finding import VERDICTS, Finding, exit_code
+from sb3_trpo_ext.doctor.finding import Finding
+from sb3_trpo_ext.doctor.looks import COLOURS, DASHES, Look, looks_of
 from sb3_trpo_ext.doctor.run import Run
-from sb3_trpo_ext.doctor.text import summary, verdict
+from sb3_trpo_ext.doctor.text import summary, verdict, verdict_of_all
+
+MAX_OPEN = 3
+"""Runs whose findings are unfolded; of more, only their names are."""
 
 PAGE_NAME = "report.html"
 """In a run's folder."""
@@ -29,10 +37,28 @@ def write_page(runs: list[Run], path: Path) -> None:
     :param runs: what it is about
     :param path: where to; the folder has to be there
     :raises OSError: if that is impossible
+    :raises ValueError: if something else than a file is there
     """
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(page(runs), encoding="utf-8")
-    fresh.replace(path)
+    if path.exists() and not is_file(path):
+        raise ValueError("is there, and is no file" if not path.is_dir() else os.strerror(errno.EISDIR))
+    content = page(runs).encode()
+    # A name that nobody can foresee, and put a link there.
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".html")
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    """It can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def page(runs: list[Run]) -> str:
@@ -45,7 +71,6 @@ def page(runs: list[Run]) -> str:
     figures = {plot.key: figure(plot, runs) for plot in PLOTS}
     drawn = {key: json.loads(to_json_plotly(made)) for key, made in figures.items() if made is not None}
     missing = [plot.title for plot in PLOTS if plot.key not in drawn]
-    worst = exit_code(finding for run in runs for finding in run.findings)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     head = "".join(
         [
@@ -53,14 +78,20 @@ def page(runs: list[Run]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{html.escape(title)}: {VERDICTS[worst]}</title>",
+            f"<title>{html.escape(title)}: {verdict_of_all(runs)}</title>",
             f"<style>{_resource('page.css')}</style>",
         ]
     )
+    looks = looks_of(runs)
     body = "".join(
         [
             f"<header><h1>{html.escape(title)}</h1><p>TRPO doctor of sb3_trpo_ext</p></header><main>",
-            *('<section class="runs">', *map(_run, runs), "</section>"),
+            _how_told_apart(len(runs)),
+            *(
+                f'<section class="runs{" many" if len(runs) > MAX_OPEN else ""}">',
+                *(_run(run, look, len(runs) <= MAX_OPEN) for run, look in zip(runs, looks, strict=True)),
+                "</section>",
+            ),
             *('<section class="plots">', *(_plot(plot.key, plot.title, plot.note) for plot in PLOTS if plot.key in drawn)),
             "</section>",
             f'<p class="missing">Not in these files: {html.escape("; ".join(missing))}.</p>' if missing else "",
@@ -93,20 +124,35 @@ def _plot(key: str, title: str, note: str) -> str:
     return f'<figure>{caption}<div id="plot-{key}"></div></figure>'
 
 
-def _run(run: Run) -> str:
-    findings = "".join(map(_finding, run.findings)) or '<p class="calm">Nothing to complain about.</p>'
-    title = f'{html.escape(run.name)} <span class="verdict">{html.escape(verdict(run).plain)}</span>'
+def _how_told_apart(n_runs: int) -> str:
+    if n_runs <= len(COLOURS) * len(DASHES):
+        return ""
+    return f'<p class="missing">{n_runs} runs share {len(COLOURS) * len(DASHES)} kinds of line: hovering names the run.</p>'
+
+
+def _swatch(look: Look) -> str:
+    """How its line looks."""
+    dash = "" if look.dash == "solid" else f' stroke-dasharray="{look.dash.replace("px", "")}"'
+    line = f'<line x1="0" y1="6" x2="44" y2="6" stroke="{look.colour}" stroke-width="3"{dash}/>'
+    return "" if look.alone else f'<svg width="44" height="12" aria-hidden="true">{line}</svg> '
+
+
+def _run(run: Run, look: Look, opened: bool) -> str:
+    findings = (
+        "".join(_finding(finding, opened) for finding in run.findings) or '<p class="calm">Nothing to complain about.</p>'
+    )
+    title = f'{_swatch(look)}{look.name} <span class="verdict">{html.escape(verdict(run).plain)}</span>'
     told = f"<h2>{title}</h2><p>{html.escape(summary(run))}</p>"
-    return f'<article class="run {VERDICTS[run.exit_code]}">{told}{findings}</article>'
+    return f'<article class="run {run.verdict}">{told}{findings}</article>'
 
 
-def _finding(finding: Finding) -> str:
+def _finding(finding: Finding, opened: bool) -> str:
     kind = finding.kind
     rows = {"File": finding.file, "Evidence": finding.numbers, "Since": finding.since, "Try": kind.remedy}
     told = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items() if text)
     replay = f"<dt>Replay</dt><dd><code>{html.escape(finding.replay)}</code></dd>" if finding.replay else ""
     return (
-        f'<details class="{finding.severity}" {"open" if str(finding.severity) != "info" else ""}>'
+        f'<details class="{finding.severity}" {"open" if opened and str(finding.severity) != "info" else ""}>'
         f"<summary><b>{finding.severity}</b> {finding.code} {html.escape(kind.name)}</summary>"
         f"<p>{html.escape(kind.meaning)}</p><dl>{told}{replay}</dl></details>"
     )

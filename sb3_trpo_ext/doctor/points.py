@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.doctor.bounds import clean
+from sb3_trpo_ext.doctor.bounds import MAX_LAYERS, clean
 from sb3_trpo_ext.doctor.run import Point
 
 FIELDS = (
@@ -13,22 +15,41 @@ FIELDS = (
 )
 QUANTILES = ("min", "q05", "q50", "q95", "max")
 
-MAX_LAYERS = 40
+
+@dataclass
+class JointUnit:
+    """
+    What δ is in joint nats: a run's δ may be a mean over action dimensions, and its files don't say how many there are.
+
+    :param factor: joint nats in one of its units; None: not known yet
+    """
+
+    factor: float | None = None
+
+    def see(self, report: UpdateReport) -> None:
+        """
+        Learn from an update; from a rejected one, whose KL is zero, there is nothing to learn.
+
+        :param report: the update
+        """
+        if report.kl > 0.0:
+            self.factor = report.kl_joint / report.kl
+        elif report.kl_reduction == "joint":
+            self.factor = 1.0
 
 
-def point_of(report: UpdateReport, target_known: bool) -> Point:
+def point_of(report: UpdateReport, unit: JointUnit | None) -> Point:
     """
     Take what is drawn of an update.
 
     :param report: the update
-    :param target_known: whether its target_kl is the run's
+    :param unit: of its target_kl; None if that is not the run's
     :return: figures by name
     """
     point: Point = {"update": float(report.n_updates), "steps": float(report.num_timesteps), "kl_joint": report.kl_joint}
     point |= {name: float(value) for name in FIELDS if (value := getattr(report, name)) is not None}
-    if target_known:
-        # Joint, as the KL is: the unit's factor is the number of action dimensions.
-        point["target_kl"] = report.target_kl * (report.kl_joint / report.kl if report.kl > 0.0 else 1.0)
+    if unit is not None and unit.factor is not None:
+        point["target_kl"] = report.target_kl * unit.factor
     if report.cg_damping > 0.0:
         point["cg_damping"] = report.cg_damping
     gains = [value for value in report.cg_model_history if value is not None]
@@ -49,5 +70,5 @@ def layers_of(report: UpdateReport) -> dict[str, tuple[float, float, float]]:
     rows = zip(report.layer_names, report.layer_dead, report.layer_saturated, strict=True)
     return {
         clean(name, 60): (float(report.num_timesteps), float(dead), float(saturated))
-        for name, dead, saturated in list(rows)[:MAX_LAYERS]
+        for name, dead, saturated in sorted(rows, key=lambda row: -row[1] - row[2])[:MAX_LAYERS]
     }

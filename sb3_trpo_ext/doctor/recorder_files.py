@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from sb3_trpo_ext.doctor.bounds import MAX_TEXT, Lines, clean, is_file
+from sb3_trpo_ext.doctor.bounds import MAX_DUMPS, MAX_ENTRIES, MAX_EVIDENCE, MAX_HEADER, MAX_TEXT, clean, is_file
 from sb3_trpo_ext.doctor.finding import Evidence, Finding
 from sb3_trpo_ext.doctor.reports import LARGEST_INTEGER, say_lines
 from sb3_trpo_ext.doctor.run import Run
@@ -22,14 +22,8 @@ from sb3_trpo_ext.monitoring.alarms import ALARMS, Severity
 DIED = "died"
 """As the flight recorder says it."""
 
-MAX_HEADER = 2**22
-"""Bytes of a dump's JSON; 50 reports of 20 KB are 1 MB."""
-
-MAX_DUMPS = 50
-"""Files that are looked at; the recorder keeps 10 dumps."""
-
-MAX_EVIDENCE = 12
-"""Numbers of an alarm."""
+SIGTERM = "SIGTERM"
+"""What it says a run died of that was ended from outside."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ def read_alarms(run: Run, path: Path) -> list[Finding]:
     :param path: ``alarms.jsonl``
     :return: one for each kind: the first of it
     """
-    lines = Lines(path)
+    lines = run.lines(path)
     first: dict[str, Finding] = {}
     bad, read, last_bad = 0, 0, False
     for line in lines:
@@ -104,13 +98,19 @@ def read_dumps(run: Run, folder: Path) -> list[DumpHeader]:
     """
     found: list[DumpHeader] = []
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in islice(entries, 10 * MAX_DUMPS) if entry.name.endswith(".json"))
-    for path in (folder / name for name in names[:MAX_DUMPS]):
+        names = sorted(entry.name for entry in islice(entries, MAX_ENTRIES) if entry.name.endswith(".json"))
+    if len(names) > MAX_DUMPS:
+        run.left_out(f"{len(names) - MAX_DUMPS} of {len(names)} dumps, the oldest", folder)
+    for path in (folder / name for name in names[-MAX_DUMPS:]):
         if not is_file(path):
             continue
         header = None
-        if path.stat().st_size <= MAX_HEADER:
-            header = _header(path, _json(path.read_text(encoding="utf-8", errors="replace")))
+        try:
+            if path.stat().st_size <= MAX_HEADER:
+                header = _header(path, _json(path.read_text(encoding="utf-8", errors="replace")))
+        except OSError as error:
+            run.find("DR002", path, why=error.strerror or str(error))
+            continue
         if header is None:
             run.find("DR002", path, why="not the header of a dump")
         else:
@@ -146,6 +146,8 @@ def dump_findings(dumps: list[DumpHeader], last_update: int) -> Iterator[Finding
 
 
 def _death(dump: DumpHeader, found: Finding, last_update: int) -> Finding:
+    if dump.error == SIGTERM:
+        return dataclasses.replace(found, code="DR013")
     evidence: Evidence = {"error": dump.error or "none told"}
     if last_update > dump.n_updates:
         evidence["went_on_to_update"] = last_update

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 import typing
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.doctor.bounds import Lines
+from sb3_trpo_ext.doctor.lines import Lines
 from sb3_trpo_ext.doctor.run import Run
 
 LARGEST_INTEGER = 2**53
@@ -28,7 +27,7 @@ def read_reports(run: Run, path: Path) -> Iterator[UpdateReport]:
     :param path: ``updates.jsonl``
     :yields: reports in their order
     """
-    lines = Lines(path)
+    lines = run.lines(path)
     bad: list[str] = []
     n_bad, read, last_bad = 0, 0, False
     for line in lines:
@@ -43,7 +42,9 @@ def read_reports(run: Run, path: Path) -> Iterator[UpdateReport]:
     say_lines(run, path, lines, n_bad + lines.too_long, last_bad, bad[0] if bad else "a line is too long", read)
 
 
-def say_lines(run: Run, path: Path, lines: Lines, n_bad: int, last_bad: bool, why: str, read: int) -> None:
+def say_lines(
+    run: Run, path: Path, lines: Lines, n_bad: int, last_bad: bool, why: str, read: int, drawn_only: bool = False
+) -> None:
     """
     Add what was wrong with the lines of a file.
 
@@ -54,14 +55,27 @@ def say_lines(run: Run, path: Path, lines: Lines, n_bad: int, last_bad: bool, wh
     :param last_bad: whether the last one is among them
     :param why: what was wrong with the first of them
     :param read: lines that could be read
+    :param drawn_only: whether nothing is judged by them
     """
     if last_bad and lines.cut_off:
         run.find("DR004", path)
         n_bad -= 1
     if n_bad:
         run.find("DR003" if read else "DR002", path, rows=n_bad, of=n_bad + read, first=why)
-    if lines.skipped:
-        run.find("DR005", path, mebibytes=lines.size >> 20, skipped=lines.skipped >> 20)
+    if lines.skipped_bytes:
+        run.left_out(f"{mebibytes(lines.skipped_bytes)} of {mebibytes(lines.size)}", path, drawn_only)
+    elif lines.skipped_lines:
+        run.left_out(f"{lines.skipped_lines:,} of {lines.skipped_lines + lines.read:,} rows", path, drawn_only)
+
+
+def mebibytes(n_bytes: int) -> str:
+    """
+    Say a size.
+
+    :param n_bytes: bytes
+    :return: in MiB
+    """
+    return f"{n_bytes / 2**20:.1f} MiB"
 
 
 def checked(report: UpdateReport) -> UpdateReport:
@@ -86,11 +100,12 @@ def checked(report: UpdateReport) -> UpdateReport:
 
 
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
-    if isinstance(value, bool) or not isinstance(value, kinds):
+    kind = type(value)
+    if kind not in kinds:
         return False
-    if isinstance(value, int):
-        return abs(value) <= LARGEST_INTEGER
-    return not isinstance(value, float) or (math.isfinite(value) and abs(value) < NUMBERS_BEYOND)
+    if kind is float:
+        return -NUMBERS_BEYOND < value < NUMBERS_BEYOND
+    return kind is not int or -LARGEST_INTEGER <= value <= LARGEST_INTEGER
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

@@ -57,6 +57,7 @@ class Joined:
     :param steps: environment steps at the last rollout
     :param last_steps: environment steps of the update before the newest
     :param not_finite: the first update where each key was not finite
+    :param judged: whether reports are wanted
     """
 
     run: Run
@@ -65,6 +66,7 @@ class Joined:
     steps: int = 0
     last_steps: int = 0
     not_finite: dict[str, tuple[int, int]] = field(default_factory=dict)
+    judged: bool = True
 
 
 def updates_in(run: Run, rows: Iterable[Row], joined: Joined | None = None) -> Iterator[UpdateReport]:
@@ -78,7 +80,7 @@ def updates_in(run: Run, rows: Iterable[Row], joined: Joined | None = None) -> I
     """
     state = joined or Joined(run)
     for row in rows:
-        _note_returns(run, row)
+        _note_returns(state, row)
         # Before this row's own: what the last update has logged stands in it.
         number = _number(row, state)
         if number is not None and number != state.number:
@@ -88,12 +90,15 @@ def updates_in(run: Run, rows: Iterable[Row], joined: Joined | None = None) -> I
         if number is not None:
             values = {key: value for key, value in row.items() if key.startswith("train/")}
             state.kept = {**values, STEPS: _steps_of(row, number, state), **state.kept}
+        else:
+            _note_not_finite(row, (state.number or 0) + 1, int(_finite(row.get(STEPS)) or 0), state)
         if RETURN in row or "time/iterations" in row or number is None:
             state.steps = int(_finite(row.get(STEPS)) or state.steps)
     yield from _finished(state)
 
 
-def _note_returns(run: Run, row: Row) -> None:
+def _note_returns(state: Joined, row: Row) -> None:
+    run = state.run
     steps = _finite(row.get(STEPS))
     if steps is not None and 0.0 <= steps <= LARGEST_INTEGER:
         run.num_timesteps = max(run.num_timesteps, int(steps))
@@ -101,6 +106,8 @@ def _note_returns(run: Run, row: Row) -> None:
         value = _finite(row.get(key))
         if steps is not None and value is not None:
             values.append((steps, value))
+        elif steps is not None and key in row:
+            state.not_finite.setdefault(key, ((state.number or 0) + 1, int(steps)))
 
 
 def _number(row: Row, state: Joined) -> int | None:
@@ -125,16 +132,22 @@ def _steps_of(row: Row, number: int, state: Joined) -> float:
     return float(state.steps)
 
 
+def _note_not_finite(row: Row, number: int, steps: int, state: Joined) -> None:
+    for key, value in row.items():
+        # SB3's explained variance is NaN by definition where the returns don't vary.
+        if key.startswith("train/") and isinstance(value, float) and not math.isfinite(value) and key != UNDEFINED_AT_TIMES:
+            state.not_finite.setdefault(key, (number, steps))
+
+
 def _finished(state: Joined) -> Iterator[UpdateReport]:
     if state.number is None:
         return
     row, number = state.kept, state.number
     steps = int(_finite(row.get(STEPS)) or 0)
-    for key, value in row.items():
-        # SB3's explained variance is NaN by definition where the returns don't vary.
-        if isinstance(value, float) and not math.isfinite(value) and key != UNDEFINED_AT_TIMES:
-            state.not_finite.setdefault(key, (number, steps))
+    _note_not_finite(row, number, steps, state)
     if KL not in row and SUCCESS not in row:
+        return
+    if not state.judged:
         return
     state.run.algorithm = OURS if OURS_ONLY in row else CONTRIB
     try:

@@ -44,7 +44,18 @@ def verdict(run: Run) -> Text:
     counts = [sum(f.severity is severity for f in run.findings) for severity in (Severity.CRITICAL, Severity.WARNING)]
     parts = [f"{count} {name}" for count, name in zip(counts, ("critical", "warning"), strict=True) if count]
     told = ", ".join(parts).replace(" warning", " warnings" if counts[1] > 1 else " warning")
-    return Text(told.upper() if counts[0] else told or "healthy", style=VERDICT_STYLES[run.exit_code])
+    return Text(told or run.verdict, style=VERDICT_STYLES[run.exit_code] if told or run.judged else "bold")
+
+
+def verdict_of_all(runs: list[Run]) -> str:
+    """
+    Say how the worst of several runs is.
+
+    :param runs: the runs
+    :return: in a word or two
+    """
+    worst = max(runs, key=lambda run: (run.exit_code, run.judged), default=None)
+    return worst.verdict if worst is not None else VERDICTS[0]
 
 
 def summary(run: Run) -> str:
@@ -87,10 +98,9 @@ def as_json(runs: list[Run]) -> dict[str, Any]:
     :param runs: the runs
     :return: the verdict, and the findings of each run
     """
-    worst = exit_code(finding for run in runs for finding in run.findings)
     return {
-        "verdict": VERDICTS[worst],
-        "exit_code": worst,
+        "verdict": verdict_of_all(runs),
+        "exit_code": exit_code(finding for run in runs for finding in run.findings),
         "runs": [
             {
                 "path": str(run.path),
@@ -98,7 +108,7 @@ def as_json(runs: list[Run]) -> dict[str, Any]:
                 "algorithm": run.algorithm,
                 "n_updates": run.n_updates,
                 "num_timesteps": run.num_timesteps,
-                "verdict": VERDICTS[run.exit_code],
+                "verdict": run.verdict,
                 "exit_code": run.exit_code,
                 "findings": [finding.plain() for finding in run.findings],
             }

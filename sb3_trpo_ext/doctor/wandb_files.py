@@ -10,8 +10,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from sb3_trpo_ext.doctor.bounds import MAX_BYTES
-from sb3_trpo_ext.doctor.reports import LARGEST_INTEGER
+from sb3_trpo_ext.doctor.bounds import MAX_COLUMNS, MAX_VALUE
+from sb3_trpo_ext.doctor.reports import LARGEST_INTEGER, mebibytes
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.tables import OWN_STEPS, STEPS, UPDATES, Row
 from sb3_trpo_ext.doctor.zoo_files import take_settings
@@ -20,12 +20,6 @@ from sb3_trpo_ext.monitoring.wandb_log import WandbLogError, read_records
 SUFFIX = ".wandb"
 AXIS = "global_step"
 """What W&B calls TensorBoard's step."""
-
-MAX_KEYS = 500
-"""Of one row."""
-
-MAX_VALUE = 4096
-"""Characters of a value; numbers have 20."""
 
 
 def read_wandb(run: Run, path: Path) -> Iterator[Row]:
@@ -42,8 +36,8 @@ def read_wandb(run: Run, path: Path) -> Iterator[Row]:
         run.find("DR002", path, why="W&B's files are read with wandb: pip install 'sb3-trpo-ext[wandb]'")
         return
     size = path.stat().st_size
-    if size > MAX_BYTES:
-        run.find("DR002", path, why=f"{size >> 20} MiB, more than the {MAX_BYTES >> 20} that are read of such a file")
+    if size > run.limits.size:
+        run.left_out(f"all of it: it has {mebibytes(size)}, and {mebibytes(run.limits.size)} are read of such a file", path)
         return
     try:
         for content in read_records(path):
@@ -68,7 +62,7 @@ def _row(items: Any) -> Iterator[Row]:
 
 
 def _values(items: Any) -> Iterator[tuple[str, Any]]:
-    for item in items[:MAX_KEYS]:
+    for item in items[:MAX_COLUMNS]:
         if len(item.value_json) > MAX_VALUE:
             continue
         try:

@@ -31,6 +31,7 @@ WANTED: dict[str, tuple[type, ...]] = {
     "kl_reduction": (str,),
     "n_timesteps": (int, float),
     "seed": (int,),
+    "tensorboard_log": (str,),
 }
 """Settings that the doctor makes use of."""
 
@@ -73,16 +74,7 @@ def read_settings(run: Run, folder: Path) -> None:
             settings = yaml.load(text, Loader=_Loader)  # safe: _Loader is a SafeLoader
             if not isinstance(settings, dict):
                 raise ValueError("no settings")
-        except (
-            yaml.YAMLError,
-            ValueError,
-            TypeError,
-            RecursionError,
-            OSError,
-            AttributeError,
-            LookupError,
-            ArithmeticError,
-        ) as error:
+        except BAD_SETTINGS as error:
             problem = getattr(error, "problem", None) or error
             run.find("DR002", path, why=f"{problem}")
             continue

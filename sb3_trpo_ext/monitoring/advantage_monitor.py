@@ -32,6 +32,9 @@ TOP_WEIGHT, TOP_UPDATES = 0.7, 5
 SIGNAL_UPDATES = 3
 """Ordinary: none. An episode that happens to give no reward is no alarm."""
 
+DROPPED = 0.01
+"""A sample in a hundred. Ordinary: none."""
+
 NO_SIGNAL = (str(UpdateStatus.ZERO_VARIANCE_ADVANTAGES), str(UpdateStatus.ZERO_GRADIENT))
 
 
@@ -46,6 +49,7 @@ class AdvantageMonitor(Monitor):
     :param time_bias: TR602: the mean of one bin of time within the episode is off the overall one by this share, throughout
         ten updates in which the overall one is less than half of it
     :param top_weight: TR603: share of the variance that the largest 1 % make
+    :param dropped: TR605: share of the samples that were dropped, in one update
     :param verbose: as in SB3
     :raises ValueError: for thresholds that nothing can be compared with
     """
@@ -59,14 +63,16 @@ class AdvantageMonitor(Monitor):
         bias: float = BIAS,
         time_bias: float = TIME_BIAS,
         top_weight: float = TOP_WEIGHT,
+        dropped: float = DROPPED,
         verbose: int = 0,
     ):
         super().__init__(on_trouble, verbose)
-        self._check(*SHARE, level=level, bias=bias, time_bias=time_bias, top_weight=top_weight)
+        self._check(*SHARE, level=level, bias=bias, time_bias=time_bias, top_weight=top_weight, dropped=dropped)
         self.level = level
         self.bias = bias
         self.time_bias = time_bias
         self.top_weight = top_weight
+        self.dropped = dropped
 
     def figures(self) -> dict[str, float | None]:
         """
@@ -109,6 +115,9 @@ class AdvantageMonitor(Monitor):
         silent = self.recent(SIGNAL_UPDATES)
         if silent and all(r.status in NO_SIGNAL for r in silent):
             yield "TR604", {"updates": SIGNAL_UPDATES, "status": report.status, "advantage_std": report.advantage_std or 0.0}
+        dropped = report.samples_dropped or 0
+        if dropped > self.dropped * (dropped + report.n_samples):
+            yield "TR605", {"samples_dropped": dropped, "samples": report.n_samples}
 
     def _significant(self, report: UpdateReport) -> float:
         share = bias_share(report)

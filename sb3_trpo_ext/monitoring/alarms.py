@@ -237,6 +237,15 @@ _KINDS = (
         "All advantages are equal, or the gradient is zero, update after update: there is nothing to learn from.",
         "Check that rewards vary and depend on the actions, and that the actor depends on the observations.",
     ),
+    AlarmKind(
+        "TR605",
+        "dropped samples",
+        Severity.WARNING,
+        "Environments give NaN or infinity often enough to matter: on_nonfinite='truncate' drops such steps and ends their "
+        "episodes, so that the policy learns least about the states that lead there.",
+        "Mend the environment (the first warning names environment and step); let it end such episodes itself, with a reward "
+        "that says so; clip actions.",
+    ),
 )
 
 ALARMS: dict[str, AlarmKind] = {kind.code: kind for kind in _KINDS}

@@ -189,7 +189,8 @@ def describe_update(
 
 def _batch_arrays(batch: Any) -> dict[str, np.ndarray]:
     arrays = {name: getattr(batch, name) for name in ("actions", "values", "log_prob", "advantages", "returns")}
-    arrays |= {name: getattr(batch, name) for name in ("phi", "rewards", "episode_starts") if getattr(batch, name) is not None}
+    optional = ("phi", "rewards", "episode_starts", "places")
+    arrays |= {name: getattr(batch, name) for name in optional if getattr(batch, name) is not None}
     observations = batch.observations
     if isinstance(observations, dict):
         arrays |= {f"observations/{key}": value for key, value in observations.items()}

@@ -4,7 +4,8 @@ A dump: everything that one update began with, and what came of it, in two files
 ``NAME.npz`` holds the arrays (no pickle), ``NAME.json`` the rest and the checksum of the arrays. Both are written under other
 names and moved into place, the JSON last: a dump that has one is whole. Names of arrays:
 
-    batch/…      the rollout, sample = environment * n_steps + step (rewards, episode_starts: (n_steps, n_envs))
+    batch/…      the rollout, sample = environment * n_steps + step (rewards, episode_starts: (n_steps, n_envs); places, where
+                 samples were dropped: that number of each)
     before/…     parameters and buffers before the update, by name      after/…   the same after it
     optimizer/…  its state by number of the parameter and name          random/…  states of random streams
     space/…      bounds of Box spaces
@@ -26,11 +27,18 @@ import numpy as np
 
 FORMAT = 1
 
-LARGEST_HEADER = 2**25
-"""Bytes of JSON: 50 reports of 20 KB are 1 MB."""
+LARGEST_HEADER = 2**23
+"""Bytes of JSON: 50 reports of 20 KB are 1 MB. In memory they can become 25 times as many."""
 
 LARGEST_ARRAYS = 2**30
 """Bytes of all arrays, unpacked: a reader takes no more from a file that anybody may have made."""
+
+
+MOST_ARRAYS = 10_000
+"""In a file; a dump has some hundred."""
+
+KINDS = "biufc"
+"""Of data: numbers. Objects would be pickles."""
 
 
 class DumpError(ValueError):
@@ -144,7 +152,7 @@ def _read_bounded(path: Path, limit: int) -> bytes:
 
 def _read_header(path: Path) -> dict[str, Any]:
     try:
-        header = json.loads(_read_bounded(path, LARGEST_HEADER).decode())
+        header = json.loads(_read_bounded(path, LARGEST_HEADER).decode(), parse_constant=_no_number)
     except DumpError:
         raise
     except OSError as error:
@@ -157,7 +165,13 @@ def _read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
 def _read_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
+    if content.count(b"PK\x01\x02") > MOST_ARRAYS:  # how an entry of the directory begins, of which each takes memory
+        raise DumpError(f"{path}: more than {MOST_ARRAYS} arrays")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
@@ -173,6 +187,6 @@ def _read_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
 
 
 def _array(path: Path, name: str, value: Any) -> np.ndarray:
-    if not isinstance(value, np.ndarray):
-        raise DumpError(f"{path}: {name} is no array")
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in KINDS:
+        raise DumpError(f"{path}: {name} is no array of numbers")
     return value

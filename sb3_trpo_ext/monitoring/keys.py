@@ -21,7 +21,11 @@ CHARTS: dict[str, dict[str, dict[str, str | None]]] = {
             "train/expected_improvement": "expected_improvement",
         },
         "reduction ratio": {"train/reduction_ratio": "reduction_ratio"},
-        "updates": {"train/n_updates": "n_updates", "train/updates_skipped": "updates_skipped"},
+        "updates": {
+            "train/n_updates": "n_updates",
+            "train/updates_skipped": "updates_skipped",
+            "train/samples_dropped": "samples_dropped",
+        },
     },
     "CG": {
         "iterations": {"train/cg_iterations": "cg_iterations"},

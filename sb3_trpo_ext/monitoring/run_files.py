@@ -10,6 +10,7 @@ std, min, 5 %, 50 %, 95 %, max), ``vf_loss.npy`` (n_updates, 2: before, after), 
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Mapping
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -29,6 +30,15 @@ ALARMS_NAME = "alarms.jsonl"
 
 DUMPS_NAME = "dumps"
 """Folder of what the flight recorder has dumped."""
+
+LONGEST_LINE = 2**20
+"""Characters of a record; a report with 1,000 iterations of conjugate gradient has 50,000."""
+
+LONGEST_ROW = 2**14
+"""Bytes of a row of the CSV, quoted texts and all; they have 1,000."""
+
+QUANTILES = 5
+"""Of the advantages, in a report that has any."""
 
 COLUMNS = ("time/total_timesteps", "train/status", *KEYS)
 WIDTHS: Mapping[str, int] = {"advantages.npy": 7, "vf_loss.npy": 2, "kl.npy": 1, "entropy.npy": 1}
@@ -50,11 +60,20 @@ def read_records(path: Path) -> tuple[list[Record], list[str]]:
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for line in filter(None, text.split("\n")):
         try:
-            records.append((line, UpdateReport.from_json(line)))
+            records.append((line, _report(line)))
         except ValueError:
             unreadable.append(line)
     cut_off = not text.endswith("\n") and bool(unreadable) and text.endswith(unreadable[-1])
     return records, unreadable[:-1] if cut_off else unreadable
+
+
+def _report(line: str) -> UpdateReport:
+    if len(line) > LONGEST_LINE:
+        raise ValueError("too long for a report")
+    report = UpdateReport.from_json(line)
+    if len(report.advantage_quantiles) not in (0, QUANTILES):
+        raise ValueError("would not fit into the histories")
+    return report
 
 
 def split_records(records: list[Record], before: int) -> tuple[list[Record], list[Record]]:
@@ -118,13 +137,32 @@ def follows_from(path: Path, name: str, n_records: int) -> bool:
     """
     try:
         if name == CSV_NAME:
+            if path.stat().st_size > LONGEST_ROW * (n_records + 1):
+                return False
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.reader(file)
                 # Other columns: SB3's own file, or another version's.
                 return set(next(reader, [])) <= set(COLUMNS) and sum(1 for _ in reader) <= n_records
-        return len(np.load(path)) <= n_records
-    except (ValueError, TypeError, EOFError, csv.Error):
+        return _npy_rows(path) <= n_records
+    except (ValueError, csv.Error):
         return False
+
+
+def _npy_rows(path: Path) -> int:
+    """By its header alone, which can promise more than there is, or than a machine holds."""
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy's, of files that Python 2 might have written
+        try:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("not as we write it")
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        except OSError:
+            raise
+        except Exception as error:  # NumPy lets through what its parser of headers raises
+            raise ValueError(f"no array: {type(error).__name__}") from error
+    if not shape:
+        raise ValueError("a single number")
+    return int(shape[0])
 
 
 def _csv_row(report: UpdateReport) -> bytes:

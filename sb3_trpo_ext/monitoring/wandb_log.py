@@ -8,6 +8,7 @@ finished a cut-off record is normal; anywhere else a checksum that is wrong is a
 
 from __future__ import annotations
 
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -38,21 +39,23 @@ def read_records(path: Path) -> Iterator[bytes]:
     :yields: one record each
     :raises WandbLogError: no such file format, a wrong checksum, or more bytes than the bounds
     """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise WandbLogError(f"{path} is no file")
     if path.stat().st_size > MAX_FILE:
         raise WandbLogError(f"{path} has more than {MAX_FILE} bytes")
     data = path.read_bytes()
     if len(data) < HEADER.size or HEADER.unpack_from(data) != (IDENT, MAGIC, VERSION):
         raise WandbLogError(f"{path} does not begin as a .wandb file does")
-    record = b""
+    record = bytearray()
     for kind, payload in _chunks(data, path):
         if kind in (FULL, FIRST):
-            record = b""
+            record.clear()
         record += payload
         if len(record) > MAX_RECORD:
             raise WandbLogError(f"{path} holds a record of more than {MAX_RECORD} bytes")
         if kind in (FULL, LAST):
-            yield record
-            record = b""
+            yield bytes(record)
+            record.clear()
 
 
 def _chunks(data: bytes, path: Path) -> Iterator[tuple[int, bytes]]:

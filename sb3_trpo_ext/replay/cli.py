@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.doctor.bounds import clean
 from sb3_trpo_ext.monitoring.dump import Dump, DumpError, read_dump
 from sb3_trpo_ext.replay.recompute import Replayed, differences, other_build, recompute
 
@@ -70,10 +71,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _show(dump: Dump, replayed: Replayed, settings: dict[str, Any], console: Console) -> None:
     header = dump.header
-    why = ", ".join(header["reasons"])
+    why = clean(", ".join(map(str, header["reasons"])))
     console.print(f"Update {header['n_updates']}, {header['num_timesteps']:,} steps, dumped because of: {why}", markup=False)
     if header["error"]:
-        console.print(f"The run ended with {header['error']}", markup=False)
+        console.print(f"The run ended with {clean(header['error'])}", markup=False)
     changed = ", ".join(f"{name}={value}" for name, value in settings.items())
     table = Table(title=f"Replayed with {changed}" if changed else "Replayed", title_justify="left")
     for column in ("", "recorded", "replayed"):
@@ -104,7 +105,9 @@ def _judge(dump: Dump, replayed: Replayed, settings: dict[str, Any], console: Co
         return 0
     elsewhere = other_build(dump)
     if elsewhere:
-        console.print("Bits are promised on the same build only, and this is another:", *elsewhere, sep="\n  ", markup=False)
+        console.print(
+            "Bits are promised on the same build only, and this is another:", *map(clean, elsewhere), sep="\n  ", markup=False
+        )
         return 0
     console.print("The build is the same, so they should not differ: please report this, with the dump.")
     return 1
@@ -115,4 +118,4 @@ def _value(report: UpdateReport | None, name: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else clean(value)

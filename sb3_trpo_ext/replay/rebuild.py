@@ -7,7 +7,9 @@ taken from a saved model, whose author has to be trusted (loading a zip runs cod
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.logger import Logger
 from torch import optim
 from torch.nn.modules import activation
+from torch.overrides import TorchFunctionMode
 
 from sb3_trpo_ext.monitoring.describe import CLASS, UNKNOWN
 from sb3_trpo_ext.monitoring.dump import Dump, DumpError
@@ -57,13 +60,20 @@ DTYPES = frozenset(np.dtype(kind).name for kind in "?bBhHiIqQefd")
 class _Recorded(BehaviourRecorder):
     """What the recorder knew then."""
 
-    def __init__(self, phi: torch.Tensor | None, collection: str | None):
+    def __init__(self, phi: torch.Tensor | None, collection: str | None, places: np.ndarray | None):
         super().__init__()
         self._phi = phi
+        self._places = places
         self.collection = collection
 
     def phi(self, n_steps: int, n_envs: int) -> torch.Tensor | None:
-        return self._phi
+        if self._phi is None or self._places is None:
+            return self._phi
+        whole = self._phi.new_zeros((n_steps * n_envs, self._phi.shape[1]))
+        return whole.index_copy_(0, torch.as_tensor(self._places), self._phi)
+
+    def places(self, n_steps: int, n_envs: int) -> np.ndarray | None:
+        return self._places
 
 
 def rebuild(dump: Dump, settings: dict[str, Any], model_file: Path | None = None) -> TRPO:
@@ -85,7 +95,16 @@ def rebuild(dump: Dump, settings: dict[str, Any], model_file: Path | None = None
         _restore_random(dump)
     except DumpError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, AssertionError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        AssertionError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise DumpError(f"the dump does not hold together: {type(error).__name__}: {str(error)[:300]}") from error
     return model
 
@@ -98,6 +117,34 @@ HEADER: dict[str, type | tuple[type, ...]] = {
 """What a header must hold."""
 
 MT19937_WORDS = 624
+
+COUNTS = ("cg_max_steps", "line_search_max_iter", "n_critic_updates", "max_critic_updates")
+LARGEST_COUNT = 10_000
+"""Of what an update repeats."""
+
+
+class NoLarger(TorchFunctionMode):
+    """
+    While a policy is built from a description: refuse tensors that the dump has no room for.
+
+    :param held: the policy's parameters and buffers, from the dump
+    """
+
+    def __init__(self, held: dict[str, np.ndarray]):
+        super().__init__()
+        self._left = 2 * sum(array.size for array in held.values()) + SLACK
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in (torch.empty, torch.ones, torch.zeros):
+            sizes = args[0] if len(args) == 1 and isinstance(args[0], list | tuple) else args
+            self._left -= math.prod(int(size) for size in sizes)
+            if self._left < 0:
+                raise DumpError("the dump describes a larger policy than it holds: it does not hold together")
+        return func(*args, **(kwargs or {}))
+
+
+SLACK = 2**16
+"""Numbers that a policy may make for itself beside its parameters."""
 
 
 def check(dump: Dump) -> None:
@@ -113,13 +160,31 @@ def check(dump: Dump) -> None:
     held = dump.part("before")
     largest = max((size for array in held.values() for size in array.shape), default=0)
     n_samples = len(dump.arrays.get("batch/advantages", ()))
+    if "batch/places" in dump.arrays:
+        n_samples = _n_collected(dump, n_samples)
     settings = dump.header["settings"]
     if settings.get("n_steps") != n_samples / max(1, dump.header["n_envs"]):
         raise DumpError(f"the dump has {n_samples} samples of {dump.header['n_envs']} environments: it does not hold together")
     described = [dump.header["policy"].get("kwargs"), dump.header["spaces"]]
-    if any(number > largest for number in _integers(described)):
+    try:
+        too_large = any(number > largest for number in _integers(described))
+    except RecursionError as error:
+        raise DumpError("the dump's policy or spaces are nested too deeply: it does not hold together") from error
+    if too_large:
         raise DumpError("the dump describes larger networks or spaces than its parameters have: it does not hold together")
+    for name in COUNTS:
+        if isinstance(settings.get(name), int) and settings[name] > LARGEST_COUNT:
+            raise DumpError(f"the dump's {name} is {settings[name]}, more than {LARGEST_COUNT}: it would not end")
     _check_streams(dump)
+
+
+def _n_collected(dump: Dump, n_kept: int) -> int:
+    """Samples of a rollout of which some were dropped."""
+    places, n_collected = dump.arrays["batch/places"], dump.arrays["batch/episode_starts"].size
+    within = places.dtype == np.int64 and places.shape == (n_kept,) and bool(((places >= 0) & (places < n_collected)).all())
+    if not within or not bool((np.diff(places) > 0).all()):
+        raise DumpError("the dump's places of samples are none: it does not hold together")
+    return n_collected
 
 
 def _check_streams(dump: Dump) -> None:
@@ -155,7 +220,7 @@ def _empty_model(dump: Dump, settings: dict[str, Any], model_file: Path | None) 
         policy_class, policy_kwargs = _policy_of(header["policy"])
         # Its weights are put in anyway.
         policy_kwargs["ortho_init"] = False
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.nullcontext() if model_file else NoLarger(dump.part("before")):
         warnings.simplefilter("ignore")
         model = TRPO(policy_class, None, policy_kwargs=policy_kwargs, device="cpu", _init_setup_model=False, **chosen)  # type: ignore[arg-type]
         model.observation_space = _space(header["spaces"]["observation"], "space/observation", dump.arrays)
@@ -261,8 +326,13 @@ def _restore_rollout(model: TRPO, dump: Dump) -> None:
     buffer, arrays = model.rollout_buffer, dump.part("batch")
     assert type(buffer) in (RolloutBuffer, DictRolloutBuffer)
 
+    places = arrays.get("places")
+
     def by_step(flat: np.ndarray, like: np.ndarray) -> np.ndarray:
         """Undo SB3's flattening, environment by environment."""
+        if places is not None:
+            kept, flat = flat, np.zeros((buffer.buffer_size * buffer.n_envs, *flat.shape[1:]), flat.dtype)
+            flat[places] = kept
         return flat.reshape(like.shape[1], like.shape[0], *like.shape[2:]).swapaxes(0, 1).astype(like.dtype)
 
     if isinstance(buffer.observations, dict):
@@ -277,7 +347,7 @@ def _restore_rollout(model: TRPO, dump: Dump) -> None:
     buffer.pos, buffer.full = buffer.buffer_size, True
     report = dump.header["report"] or {}
     phi = torch.from_numpy(arrays["phi"]) if "phi" in arrays else None
-    model._recorder = _Recorded(phi, report.get("collection"))
+    model._recorder = _Recorded(phi, report.get("collection"), places)
 
 
 def _restore_random(dump: Dump) -> None:

@@ -1,7 +1,8 @@
 """
 An ActorCriticPolicy seen as a function (theta, samples) -> distribution parameters phi, in any precision.
 
-The policy's own code runs, with other tensors in place of its parameters (``torch.func.functional_call``). For float64:
+The policy's own code runs, with other tensors in place of its parameters (``torch.func.functional_call``), and with copies
+of its buffers, fresh for each evaluation: the policy stays as it was, whatever its modules write into them. For float64:
 
 1. Observations still go through SB3's float32 preprocessing; the first module that holds parameters casts up. So the
    float64 actor sees exactly what the policy sees.
@@ -80,6 +81,7 @@ class PolicyFunction:
         self.modules: tuple[nn.Module, ...] = ()
         self._module = DistributionParameters(policy)
         self._places = _places(self._module)
+        self._buffers = {id(buffer) for buffer in policy.buffers()}
         self._others: dict[torch.dtype, dict[str, Tensor]] = {}
         self._moved_observations = map_tensors(lambda tensor: tensor.to(device), observations)
 
@@ -114,7 +116,12 @@ class PolicyFunction:
         :param rows: which samples
         :return: phi in the policy's own dtype, with its graph if gradients are on
         """
-        phi: Tensor = self._module(map_tensors(lambda tensor: tensor[rows], self.observations))
+        observations = map_tensors(lambda tensor: tensor[rows], self.observations)
+        if not self._buffers:
+            phi: Tensor = self._module(observations)
+            return phi
+        copies = self._fresh({place: tensor for place, tensor in self._places.items() if id(tensor) in self._buffers})
+        phi = torch.func.functional_call(self._module, copies, (observations,), tie_weights=False)
         return phi
 
     def own_phi(self, chunks: Sequence[slice]) -> Tensor:
@@ -171,11 +178,19 @@ class PolicyFunction:
         dtype = theta[0].dtype
         replaced = {id(parameter): tensor for parameter, tensor in zip(self.parameters, theta, strict=True)}
         others = self._others_in(dtype)
+        buffers = {place: others[place] for place, tensor in self._places.items() if id(tensor) in self._buffers}
         tensors = {place: replaced.get(id(tensor), others.get(place, tensor)) for place, tensor in self._places.items()}
+        tensors |= self._fresh(buffers)
         observations = map_tensors(lambda tensor: tensor[rows], self._moved_observations)
         with _casting_inputs(self.policy, dtype), sdpa_kernel(SDPBackend.MATH):
             phi: Tensor = torch.func.functional_call(self._module, tensors, (observations,), tie_weights=False)
         return phi
+
+    @staticmethod
+    def _fresh(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copies for one evaluation: a module that writes into its buffers in eval mode, too, shall change nothing by it."""
+        copies = {id(buffer): buffer.clone() for buffer in buffers.values()}
+        return {place: copies[id(buffer)] for place, buffer in buffers.items()}
 
     def _others_in(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Everything that is not the actor's, in a precision: frozen parameters and buffers."""

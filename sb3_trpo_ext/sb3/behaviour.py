@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
@@ -26,6 +27,8 @@ class BehaviourRecorder:
         self._steps: dict[int, Any] = {}
         self.collection: str | None = None
         self.changed: str | None = None
+        self.dropped: list[tuple[int, int]] = []
+        """Step and environment of each sample that is none: its environment gave something that is not finite."""
 
     def begin(self, collection: str) -> None:
         """
@@ -33,7 +36,7 @@ class BehaviourRecorder:
 
         :param collection: how the next one is collected, in words
         """
-        self._steps = {}
+        self._steps, self.dropped = {}, []
         self.collection = collection
 
     def keep(self, step: int, distribution: Any) -> None:
@@ -44,6 +47,19 @@ class BehaviourRecorder:
         :param distribution: of all environments
         """
         self._steps.setdefault(step, distribution)
+
+    def places(self, n_steps: int, n_envs: int) -> np.ndarray | None:
+        """
+        Say which samples count.
+
+        :param n_steps: steps of the rollout
+        :param n_envs: environments
+        :return: environment * n_steps + step of each, rising, int64; None: all of them
+        """
+        if not self.dropped:
+            return None
+        lost = [environment * n_steps + step for step, environment in self.dropped]
+        return np.setdiff1d(np.arange(n_envs * n_steps), lost)
 
     @contextmanager
     def recording(self, policy: ActorCriticPolicy, buffer: RolloutBuffer) -> Iterator[None]:

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_trpo_ext.core.critic import CriticProblem, CriticResult, CriticSettings, fit_critic
-from sb3_trpo_ext.core.flat import Snapshot
+from sb3_trpo_ext.core.flat import Snapshot, unchanged
 from sb3_trpo_ext.core.ladder import PROBE_SAMPLES
 from sb3_trpo_ext.core.status import CriticStatus
 from sb3_trpo_ext.sb3.adapter import leaves_of, map_tensors
@@ -40,6 +41,7 @@ class Critic:
         self.buffer = buffer
         self.batch_size = batch_size
         self.chunks = evaluated.chunks
+        self.actor = evaluated.function
         self.actor_modules: Sequence[nn.Module] = evaluated.function.modules
         self.actor_parameters = evaluated.function.parameters
         self.parameters = self._own_parameters({id(parameter) for parameter in self.actor_parameters})
@@ -53,15 +55,18 @@ class Critic:
         :return: what happened; a loss that became non-finite is undone, batch-norm buffers included
         """
         buffers = Snapshot.take(self.policy.buffers())
+        # No optimiser of a user's moves what the trust region has verified: bit for bit what it was.
         actor = Snapshot.take(self.actor_parameters)
+        of_actor = Snapshot.take(self._buffers_beside_the_critic())
         result = fit_critic(self._problem(), settings)
         if result.status is CriticStatus.NON_FINITE:
             buffers.restore()
             self._values = None
-        # No optimiser of a user's moves what the trust region has verified: bit for bit what it was.
-        same = [torch.eq(now, before).all() for now, before in zip(actor.tensors, actor.copies, strict=True)]
-        if not bool(torch.stack(same).all()):
+        if actor.changed():
             actor.restore()
+            self._values = None
+        if of_actor.changed() and self._acts_otherwise(of_actor):
+            of_actor.restore()
             self._values = None
         return result
 
@@ -73,7 +78,7 @@ class Critic:
         """
         self.policy.set_training_mode(False)
         if self._values is None:
-            with torch.no_grad():
+            with torch.no_grad(), unchanged(self.policy.buffers()):
                 values = [self.policy.predict_values(self._observations(rows)).flatten() for rows in self.chunks]
             self._values = torch.cat(values)
         return self._values
@@ -95,15 +100,34 @@ class Critic:
 
         return CriticProblem(self.parameters, self.policy.optimizer, minibatches, self.loss, regression is not None)
 
-    def _observations(self, rows: slice | Tensor) -> Tensor:
-        observations: Tensor = map_tensors(lambda tensor: tensor[rows], self.batch.observations)
+    def _observations(self, rows: slice | Tensor) -> PyTorchObs:
+        observations: PyTorchObs = map_tensors(lambda tensor: tensor[rows], self.batch.observations)
         return observations
 
     def _own_parameters(self, of_actor: set[int]) -> list[nn.Parameter]:
         self.policy.set_training_mode(False)
-        with torch.enable_grad():
+        with torch.enable_grad(), unchanged(self.policy.buffers()):
             connected = leaves_of(self.policy.predict_values(self._observations(slice(0, PROBE_SAMPLES))))
         return [p for p in self.policy.parameters() if id(p) in connected and id(p) not in of_actor]
+
+    def _buffers_beside_the_critic(self) -> list[Tensor]:
+        """All but those of modules that the critic alone runs through, which it may train (batch norm)."""
+        actor = set(self.actor_modules)
+        return [
+            buffer
+            for module in self.policy.modules()
+            if not actor.isdisjoint(module.modules())
+            for buffer in module.buffers(recurse=False)
+        ]
+
+    def _acts_otherwise(self, before: Snapshot) -> bool:
+        """Whether buffers that the critic's epochs have changed, in eval mode, change what the actor does."""
+        after = Snapshot.take(before.tensors)
+        phi = self.actor.own_phi(self.chunks)
+        before.restore()
+        differs = not torch.equal(phi, self.actor.own_phi(self.chunks))
+        after.restore()
+        return differs
 
     def _minibatch_losses(self) -> Iterator[Tensor]:
         self.policy.set_training_mode(True)
@@ -111,9 +135,21 @@ class Critic:
             # What the actor runs through stays as it acts: no batch statistics, no dropout, no running averages moved.
             module.training = False
         for observations, returns in self._minibatches():
-            yield F.mse_loss(self.policy.predict_values(observations).flatten(), returns)
+            yield F.mse_loss(self._predict(observations, len(returns)), returns)
 
-    def _minibatches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _predict(self, observations: PyTorchObs, n_samples: int) -> Tensor:
+        try:
+            return self.policy.predict_values(observations).flatten()
+        except ValueError as error:
+            if n_samples > 1:
+                raise
+            raise ValueError(
+                f"TRPO: the critic can't be trained on a minibatch of one sample (batch norm can't: {error}). Choose a "
+                f"batch_size > 1 that leaves no single one of the rollout's {len(self.batch)} samples over, instead of "
+                f"{self.batch_size}."
+            ) from error
+
+    def _minibatches(self) -> Iterator[tuple[PyTorchObs, Tensor]]:
         if self.batch.n_steps is None:
             for data in self.buffer.get(self.batch_size):
                 yield data.observations, data.returns.flatten()

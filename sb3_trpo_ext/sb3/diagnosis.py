@@ -119,9 +119,11 @@ class Diagnosis:
         ends, batch, buffer = _ends(model, inputs), inputs.batch, model.rollout_buffer
         if ends is None or batch.episode_starts is None:
             return {}
-        advantages = batch.advantages.cpu().view(ends.shape[::-1]).T
-        residuals = td_residuals(advantages, ends, buffer.gamma * buffer.gae_lambda)
+        residuals = td_residuals(batch.by_step(batch.advantages), ends, buffer.gamma * buffer.gae_lambda)
         ages, known = self._ages(torch.as_tensor(batch.episode_starts[0]).bool(), ends, model.num_timesteps)
+        if batch.places is not None:
+            counted = batch.by_step(torch.ones(len(batch))).bool()
+            residuals, ages, known = residuals[counted], ages[counted], known[counted]
         return vars(residual_test(residuals, ages, known))
 
     def _episodes(self, model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:
@@ -129,7 +131,8 @@ class Diagnosis:
         if ends is None or batch.rewards is None:
             return {}
         returns, known = finished_returns(torch.as_tensor(batch.rewards), ends, model.rollout_buffer.gamma)
-        values = batch.values.cpu().view(ends.shape[::-1]).T
+        known &= batch.by_step(torch.ones(len(batch))).bool()
+        values = batch.by_step(batch.values)
         explained = explained_variance(values[known], returns[known]) if bool(known.any()) else None
         return {"explained_variance_mc": explained, "mc_samples": int(known.sum())}
 

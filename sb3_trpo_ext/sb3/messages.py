@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sb3_trpo_ext.core.objective import OnPolicyCheck
 from sb3_trpo_ext.core.status import OnPolicyStatus
 from sb3_trpo_ext.sb3.batch import RolloutBatch
@@ -22,6 +24,13 @@ def stale_batch_message(check: OnPolicyCheck, batch: RolloutBatch, evaluated: Ev
         return (
             "the policy gives different distributions for the same observations in eval mode, so no batch can be checked "
             "against it. Likely cause: dropout or noise that ignores eval mode."
+        )
+    if math.isnan(check.noise_floor):
+        largest = float(evaluated.problem.surrogate.phi.abs().max())
+        return (
+            f"the policy's distributions can't be compared: with parameters as large as {largest:.3g}, their KL divergence is "
+            "NaN. Likely causes: weights or logits that have exploded; an action mask of minus infinity (use -1e8). Load the "
+            "last good checkpoint."
         )
     if check.status is OnPolicyStatus.TOO_DETERMINISTIC:
         dtype = str(evaluated.problem.parameters[0].dtype).removeprefix("torch.")

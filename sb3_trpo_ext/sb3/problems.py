@@ -119,7 +119,9 @@ def evaluate_batch(
     chunks = _chunks(function, len(batch), chunk_size)
     own_phi = function.own(chunks)
     if not function.parameters:
-        raise ValueError("the policy has no trainable parameter that its action distribution depends on: nothing to update")
+        raise ValueError(
+            "TRPO: the policy has no trainable parameter that its action distribution depends on: nothing to update"
+        )
     repeats = function.repeats(slice(0, PROBE_SAMPLES))
     curvature = _curvature(function, own_phi, action_distribution(policy), kl_scale, chunks, choice)
     # Products of a policy that does not repeat agree with no others: it never comes to them.

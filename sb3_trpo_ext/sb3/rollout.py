@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def collect_rollout(
     :param buffer: the buffer
     :param recorder: keeps the distribution of each step
     :return: whether the buffer was filled; False if the callback ended it
-    :raises NonFiniteError: at an observation that is not finite
+    :raises NonFiniteError: at an observation or a reward that is not finite
     """
     policy = model.policy
     policy.set_training_mode(False)
@@ -109,7 +110,7 @@ def collect_rollout(
             "keeps state): this rollout's values are those of the policy at its end. From now on SB3's own loop collects, "
             "which computes values at each step.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     rollout.evaluate()
     if going_on:
@@ -160,6 +161,8 @@ class Rollout:
         actions = sampled.cpu().numpy().reshape(-1, *(policy.action_space.shape or ()))
         clipped_actions = _within_bounds(policy, actions)
         new_obs, rewards, dones, infos = self._env.step(clipped_actions)
+        # Below VecNormalize a guard has looked already: this is for what wrappers make.
+        refuse_non_finite("rewards", rewards, position)
         model.num_timesteps += self._env.num_envs
         return {
             "obs_tensor": obs_tensor,
@@ -211,6 +214,37 @@ class Rollout:
             steps, environments, last = zip(*self._timed_out, strict=True)
             values = predict_values(model.policy, model.policy.obs_to_tensor(_stacked(last))[0])
             buffer.rewards[steps, environments] += model.gamma * values
+        # At last: a dropped step was told as a time limit, and has been bootstrapped as one.
+        settle_dropped(buffer, self._recorder.dropped)
+
+
+def settle_dropped(buffer: RolloutBuffer, dropped: Sequence[tuple[int, int]]) -> None:
+    """
+    Let the steps before a dropped one go on in expectation, from its state s: the dropped one earns V(s), and that is all.
+
+    Its advantage is V(s) - V(s) = 0 then, and that of the step before it is r + gamma V(s) - V, a bootstrap at the last finite
+    state: what SB3 does where a time limit ends an episode.
+
+    :param buffer: with its values, before returns and advantages are computed
+    :param dropped: step and environment of each
+    """
+    for step, environment in dropped:
+        buffer.rewards[step, environment] = buffer.values[step, environment]
+
+
+def settle_collected(model: TRPO, buffer: RolloutBuffer) -> None:
+    """
+    The same for a rollout that SB3's loop has collected.
+
+    :param model: the model
+    :param buffer: the buffer, full
+    """
+    settle_dropped(buffer, model._recorder.dropped)
+    assert model._last_obs is not None
+    assert model._last_episode_starts is not None
+    with torch.no_grad():
+        last_values = model.policy.predict_values(obs_as_tensor(model._last_obs, model.device))
+    buffer.compute_returns_and_advantage(last_values=last_values, dones=model._last_episode_starts)
 
 
 def _within_bounds(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import sb3_contrib
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -39,19 +42,22 @@ from sb3_trpo_ext.sb3.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
 from sb3_trpo_ext.sb3.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
 from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
+from sb3_trpo_ext.sb3.constructor import refuses_mistakes
 from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.diagnosis import Diagnosis
-from sb3_trpo_ext.sb3.errors import StaleBatchError
+from sb3_trpo_ext.sb3.env_guard import EnvGuard, dropped_environments, why_not_truncate
+from sb3_trpo_ext.sb3.errors import NonFiniteError, StaleBatchError
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_parameters
 from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, tell
 from sb3_trpo_ext.sb3.messages import stale_batch_message
+from sb3_trpo_ext.sb3.preconditions import in_plain_torch, plain_torch, refuse_impossible_update
 from sb3_trpo_ext.sb3.problems import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
-from sb3_trpo_ext.sb3.rollout import collect_rollout, why_sb3_loop
+from sb3_trpo_ext.sb3.rollout import collect_rollout, settle_collected, why_sb3_loop
 from sb3_trpo_ext.sb3.run_log import RunLog
 from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
 from sb3_trpo_ext.sb3.summary import SKIPPED, mean_entropy, mean_std, preconditioner_notes, summarise
 from sb3_trpo_ext.sb3.update_start import RandomStates, UpdateStart
-from sb3_trpo_ext.sb3.validation import SIZES, notice_unit, refuse_impossible, warn_about_risks
+from sb3_trpo_ext.sb3.validation import notice_unit, refuse_contradictions, refuse_impossible, warn_about_risks
 
 ACTOR_ALONE = "actor alone"
 """How a rollout was collected, as the report says it, where it was not by SB3's loop."""
@@ -77,6 +83,8 @@ class UpdateInputs:
 class TRPO(sb3_contrib.TRPO):
     """
     Trust Region Policy Optimization (Schulman et al., 2015, arXiv 1502.05477), hardened: a drop-in for sb3-contrib's.
+
+    ``TRPO.load`` unpickles, as in SB3: load a zip only if you trust its author (``docs/resilience_files.md``).
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, ...)
     :param env: The environment to learn from (if registered in Gym, can be str)
@@ -121,7 +129,8 @@ class TRPO(sb3_contrib.TRPO):
     :param critic_tolerance: Also run extra epochs while one lowers the value loss by more than this share. None: don't
     :param min_explained_variance: Below it only the critic is trained. None: off
     :param on_stale_batch: A batch that was not collected by this policy: "raise" StaleBatchError, or "skip" its policy step
-    :param on_nonfinite: Anything non-finite in the rollout: "raise" NonFiniteError
+    :param on_nonfinite: An environment that gives NaN or infinity: "raise" NonFiniteError before anything has seen it, or
+        "truncate": end its episode in the last finite state, drop that sample, count it (``train/samples_dropped``), go on
     :param fisher_chunk_size: Samples that are evaluated together. None: as many as a memory bound allows
     :param log_folder: Run folder (progress.csv, updates.jsonl, histories). None: the folder of the Monitor files, else the
         logger's, else (if it only prints) trpo_runs/TIME; a run that logs nothing (verbose=0) leaves nothing
@@ -129,6 +138,7 @@ class TRPO(sb3_contrib.TRPO):
     :raises ValueError: for impossible settings, naming argument, value and valid range
     """
 
+    @refuses_mistakes
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -173,7 +183,6 @@ class TRPO(sb3_contrib.TRPO):
         log_folder: str | None = None,
         warn_on_risky: bool = True,
     ):
-        refuse_impossible({"n_steps": n_steps, "batch_size": batch_size}, SIZES)
         super().__init__(
             policy,
             env,
@@ -229,6 +238,7 @@ class TRPO(sb3_contrib.TRPO):
         self._updates_skipped = 0
         self._choice: Choice | None = None
         self._recorder = BehaviourRecorder()
+        self._env_guard = EnvGuard()
         self._run_folder = RunLog()
         self._diagnosis = Diagnosis()
         if _init_setup_model:
@@ -236,6 +246,7 @@ class TRPO(sb3_contrib.TRPO):
 
     def _setup_model(self) -> None:
         refuse_impossible(vars(self))
+        refuse_contradictions(vars(self))
         _refuse_overridden_product(self)
         if self.normalize_advantage:
             assert self.n_steps * self.n_envs > 1, (
@@ -276,6 +287,7 @@ class TRPO(sb3_contrib.TRPO):
         """
         self._diagnosis.subscribe(names)
 
+    @in_plain_torch
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
@@ -293,23 +305,57 @@ class TRPO(sb3_contrib.TRPO):
         own = type(self).collect_rollouts is TRPO.collect_rollouts
         reason = why_sb3_loop(self, callback, rollout_buffer, n_rollout_steps) if own else "a subclass collects in its own way"
         self._recorder.begin(ACTOR_ALONE if reason is None else f"SB3's loop: {reason}")
-        if reason is None:
-            return collect_rollout(self, env, callback, rollout_buffer, self._recorder)
-        with self._recorder.recording(self.policy, rollout_buffer):
-            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        with self._guarded(env):
+            if reason is None:
+                return collect_rollout(self, env, callback, rollout_buffer, self._recorder)
+            with self._recorder.recording(self.policy, rollout_buffer):
+                filled = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+            if filled and self._recorder.dropped:
+                settle_collected(self, rollout_buffer)
+            return filled
+
+    @contextmanager
+    def _guarded(self, env: VecEnv | None) -> Iterator[None]:
+        if env is None:
+            yield
+            return
+        try:
+            with self._env_guard.watching(env, self.on_nonfinite, lambda: getattr(self.rollout_buffer, "pos", None)):
+                yield
+        except NonFiniteError:
+            # Environments and these observations are no longer of one step: the next ``learn`` begins with a reset.
+            self._last_obs = None
+            raise
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if self.on_nonfinite == "truncate" and self.env is not None:
+            reason = why_not_truncate(self.env, self.rollout_buffer)
+            if reason is not None:
+                raise ValueError(f"TRPO: on_nonfinite='truncate' is impossible: {reason}; or use on_nonfinite='raise'")
+        with self._guarded(self.env):
+            return super()._setup_learn(*args, **kwargs)
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        """Every loop calls this once a step, before the step is stored: note the samples that are none."""
+        if self.on_nonfinite == "truncate":
+            dropped = dropped_environments(infos, dones)
+            self._recorder.dropped.extend((self.rollout_buffer.pos, index) for index in dropped)
+        super()._update_info_buffer(infos, dones)
 
     def train(self) -> None:
         """
         One update: check the batch, take a verified step within the trust region or none, train the critic, report.
 
         :raises StaleBatchError: the batch was not collected by this policy (``on_stale_batch="raise"``)
-        :raises NonFiniteError: something in the rollout or the policy is not finite
+        :raises NonFiniteError: something in the rollout, the policy or its optimiser is not finite
+        :raises ValueError: the rollout is not complete, or a setting that was changed since is impossible
         """
         streams = RandomStates.now()
         # Now: an update that raises has a folder, too.
         self._run_folder.find(self._n_updates + 1, self.log_folder, self.env, self.logger)
-        with all_or_nothing(self.policy) as held:
+        with plain_torch(), all_or_nothing(self.policy) as held:
             self._update_learning_rate(self.policy.optimizer)
+            refuse_impossible_update(self)
             self.policy.set_training_mode(False)
             batch = read_batch(self.rollout_buffer, self._recorder)
             self.last_update_start = UpdateStart.of(self, held, streams, batch)
@@ -372,6 +418,7 @@ class TRPO(sb3_contrib.TRPO):
             notes=(choice.rung.rejected if choice else ()) + preconditioner_notes(result.solve),
             cg_damping_range=(damping.low, damping.high) if damping.adaptive else (),
             critic_epochs_enforced=int(self.n_critic_updates),
+            samples_dropped=inputs.batch.n_dropped if self.on_nonfinite == "truncate" else None,
             **self._diagnosis.fields(self, inputs),
         )
         for key, value in logged_values(report):
@@ -416,7 +463,7 @@ class TRPO(sb3_contrib.TRPO):
 
     def _excluded_save_params(self) -> list[str]:
         updates = ["last_update", "last_update_inputs", "last_update_start", "keep_update_start"]
-        ours = [*updates, "failure_observers", "_choice", "_recorder", "_run_folder", "_diagnosis"]
+        ours = [*updates, "failure_observers", "_choice", "_recorder", "_env_guard", "_run_folder", "_diagnosis"]
         return [*super()._excluded_save_params(), *ours]
 
 

@@ -1,29 +1,74 @@
-"""Impossible settings are refused, risky ones are warned about: on the final values, so also after ``load``."""
+"""
+Impossible settings are refused, risky ones are warned about: on the final values, so also after ``load``.
+
+A rule is one argument's whole description: the check and the message come from it.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any
+
+import numpy as np
+import torch
+
+from sb3_trpo_ext.sb3.naming import maybe, shown, text_hint
 
 JOINT_KL_RISKY = 0.1
 CG_STEPS_RISKY = 10
 CRITIC_EPOCHS_RISKY = 10
 
+LARGEST_SEED = 2**32 - 1
+"""NumPy's."""
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
+
+@dataclass(frozen=True)
+class Rule:
+    """
+    What an argument may be.
+
+    :param possible: whether a value is possible
+    :param valid: the same in words, after "it must be"
+    :param names: the texts among the possible values
+    """
+
+    possible: Callable[[Any], bool]
+    valid: str
+    names: tuple[str, ...] = ()
 
 
-def _is_integer(value: Any, least: int) -> bool:
+def is_number(value: Any) -> bool:
+    """
+    Whether this is a finite number.
+
+    :param value: anything
+    :return: True also for NumPy's, False for booleans
+    """
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
+    except OverflowError:  # an integer that is no float
+        return False
+
+
+def is_integer(value: Any, least: int) -> bool:
+    """
+    Whether this is an integer, and large enough.
+
+    :param value: anything
+    :param least: the smallest that will do
+    :return: True also for NumPy's, False for booleans
+    """
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def _number(low: float, high: float = math.inf, strict: bool = False) -> Callable[[Any], bool]:
-    return lambda value: _is_number(value) and (low < value < high if strict else low <= value <= high)
+    return lambda value: is_number(value) and (low < value < high if strict else low <= value <= high)
 
 
 def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -31,73 +76,130 @@ def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _is_range(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)) and 0 <= value[0] <= value[1]
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value)) and 0 <= value[0] <= value[1]
 
 
-def _one_of(*names: Any) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: any(value is name or value == name for name in names)), f"one of {list(names)}"
+def _is_device(value: Any) -> bool:
+    try:
+        return isinstance(value, torch.device) or value == "auto" or bool(isinstance(value, str) and torch.device(value))
+    except RuntimeError:
+        return False
 
 
-_SIZE = (lambda value: _is_integer(value, 1)), "an integer >= 1"
-_OPTIONAL_SIZE = _or_none(_SIZE[0]), "None or an integer >= 1"
+def _one_of(*names: Any) -> Rule:
+    plain = (str, int, np.bool_, type(None))
+    texts = tuple(name for name in names if isinstance(name, str))
+    return Rule(
+        lambda value: isinstance(value, plain) and any(value == name for name in names), f"one of {list(names)}", texts
+    )
 
-SIZES = {"n_steps": _SIZE, "batch_size": _SIZE}
-"""Checked before sb3-contrib's constructor divides by them."""
 
-SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **SIZES,
-    "gamma": (_number(0, 1), "a number in [0, 1]"),
-    "gae_lambda": (_number(0, 1), "a number in [0, 1]"),
-    "target_kl": (_number(0, strict=True), "a finite number > 0"),
-    "cg_max_steps": _SIZE,
-    "cg_damping": (_number(0), "a finite number >= 0"),
-    "cg_rtol": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+def _at_least(least: int) -> Rule:
+    return Rule(lambda value: is_integer(value, least), f"an integer >= {least}")
+
+
+SIZE, FLAG = _at_least(1), _one_of(True, False)
+_OPTIONAL_SIZE = Rule(_or_none(SIZE.possible), "None or an integer >= 1")
+_PATH = Rule(lambda value: value is None or isinstance(value, str | PathLike), "None or a path")
+DICTIONARY = Rule(_or_none(lambda value: isinstance(value, Mapping)), "None or a dictionary")
+
+SETTINGS: dict[str, Rule] = {
+    "learning_rate": Rule(lambda value: callable(value) or _number(0)(value), "a schedule or a finite number >= 0"),
+    "n_steps": SIZE,
+    "batch_size": SIZE,
+    "gamma": Rule(_number(0, 1), "a number in [0, 1]"),
+    "cg_max_steps": SIZE,
+    "cg_damping": Rule(_number(0), "a finite number >= 0"),
+    "line_search_shrinking_factor": Rule(_number(0, 1, strict=True), "a number in (0, 1)"),
+    "line_search_max_iter": SIZE,
+    "n_critic_updates": _at_least(0),
+    "gae_lambda": Rule(_number(0, 1), "a number in [0, 1]"),
+    "normalize_advantage": FLAG,
+    "target_kl": Rule(_number(0, strict=True), "a finite number > 0"),
+    "sub_sampling_factor": SIZE,
+    "kl_reduction": _one_of(None, "mean", "joint"),
     "cg_precision": _one_of("float64", "mixed", "float32"),
     "cg_preconditioner": _one_of("none", "kfac"),
-    "cg_damping_range": (_or_none(_is_range), "None or two finite numbers (low, high) with 0 <= low <= high"),
-    "line_search_shrinking_factor": (_number(0, 1, strict=True), "a number in (0, 1)"),
-    "line_search_max_iter": _SIZE,
-    "n_critic_updates": ((lambda value: _is_integer(value, 0)), "an integer >= 0"),
-    "critic_tolerance": (_or_none(_number(0)), "None or a finite number >= 0"),
-    "min_explained_variance": (_or_none(_number(-math.inf, 1)), "None or a finite number <= 1"),
-    "sub_sampling_factor": _SIZE,
-    "kl_reduction": _one_of(None, "mean", "joint"),
+    "cg_rtol": Rule(lambda value: is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    "adaptive_damping": FLAG,
+    "cg_damping_range": Rule(_or_none(_is_range), "None or two finite numbers (low, high) with 0 <= low <= high"),
+    "max_critic_updates": Rule(_or_none(lambda value: is_integer(value, 0)), "None or an integer >= n_critic_updates"),
+    "critic_tolerance": Rule(_or_none(_number(0)), "None or a finite number >= 0"),
+    "min_explained_variance": Rule(_or_none(_number(-math.inf, 1)), "None or a finite number <= 1"),
     "on_stale_batch": _one_of("raise", "skip"),
-    "on_nonfinite": _one_of("raise"),
+    "on_nonfinite": _one_of("raise", "truncate"),
     "fisher_chunk_size": _OPTIONAL_SIZE,
-    "log_folder": ((lambda value: value is None or isinstance(value, str | PathLike)), "None or a path"),
-    "normalize_advantage": _one_of(True, False),
-    "adaptive_damping": _one_of(True, False),
-    "warn_on_risky": _one_of(True, False),
+    "log_folder": _PATH,
+    "warn_on_risky": FLAG,
 }
+"""What the finished model holds under the argument's name."""
+
+OF_SB3: dict[str, Rule] = {
+    "use_sde": FLAG,
+    "sde_sample_freq": Rule(lambda value: is_integer(value, -1), "an integer >= 1, or -1: once a rollout"),
+    "rollout_buffer_class": Rule(_or_none(inspect.isclass), "None or a class"),
+    "rollout_buffer_kwargs": DICTIONARY,
+    "stats_window_size": SIZE,
+    "tensorboard_log": _PATH,
+    "policy_kwargs": DICTIONARY,
+    "verbose": _one_of(0, 1, 2),
+    "seed": Rule(
+        _or_none(lambda value: is_integer(value, 0) and int(value) <= LARGEST_SEED),
+        f"None or an integer in [0, {LARGEST_SEED}]",
+    ),
+    "device": Rule(_is_device, "'auto' or a device of torch", ("auto", "cpu", "cuda", "mps")),
+}
+"""What SB3 keeps in its own way: checked in the constructor only."""
 
 
-def refuse_impossible(values: dict[str, Any], rules: dict[str, tuple[Callable[[Any], bool], str]] | None = None) -> None:
+def refuse(owner: str, name: str, value: Any, rule: Rule) -> None:
+    """
+    Raise for a value that can't work.
+
+    :param owner: whose argument it is
+    :param name: the argument
+    :param value: its value
+    :param rule: what is possible
+    :raises ValueError: naming argument, value, valid range and the nearest right name
+    """
+    if rule.possible(value):
+        return
+    hint = maybe(value, rule.names) if rule.names and isinstance(value, str) else text_hint(value)
+    raise ValueError(f"{owner}: {name}={shown(value)} is impossible: it must be {rule.valid}{hint}")
+
+
+def refuse_impossible(values: Mapping[str, Any], rules: Mapping[str, Rule] = SETTINGS, owner: str = "TRPO") -> None:
     """
     Raise for the first setting that can't work.
 
-    :param values: settings by argument name
-    :param rules: what is possible; all of ours if None
+    :param values: settings by argument name; those that are not there are not checked
+    :param rules: what is possible
+    :param owner: whose settings they are
     :raises ValueError: naming argument, value and valid range
     """
-    for name, (possible, valid) in (SETTINGS if rules is None else rules).items():
-        if not possible(values[name]):
-            raise ValueError(f"TRPO: {name}={values[name]!r} is impossible: it must be {valid}")
-    if rules is not None:
-        return
+    for name, rule in rules.items():
+        if name in values:
+            refuse(owner, name, values[name], rule)
+
+
+def refuse_contradictions(values: Mapping[str, Any], owner: str = "TRPO") -> None:
+    """
+    Raise for settings that are possible each, but not together.
+
+    :param values: all settings by argument name, each of them possible
+    :param owner: whose settings they are
+    :raises ValueError: naming both
+    """
     epochs, most = values["n_critic_updates"], values["max_critic_updates"]
-    if most is not None and not _is_integer(most, epochs):
+    if most is not None and most < epochs:
         raise ValueError(
-            f"TRPO: max_critic_updates={most!r} is impossible: it must be None or an integer >= n_critic_updates={epochs}"
+            f"{owner}: max_critic_updates={most!r} is impossible: it must be None or an integer >= n_critic_updates={epochs}"
         )
     damping, around = values["cg_damping"], values["cg_damping_range"]
     if around is not None and not around[0] <= damping <= around[1]:
         raise ValueError(
-            f"TRPO: cg_damping_range={around!r} is impossible: it must be a range that holds cg_damping={damping!r}"
+            f"{owner}: cg_damping_range={around!r} is impossible: it must be a range that holds cg_damping={damping!r}"
         )
-    learning_rate = values["learning_rate"]
-    if not callable(learning_rate) and not (_is_number(learning_rate) and learning_rate >= 0):
-        raise ValueError(f"TRPO: learning_rate={learning_rate!r} is impossible: it must be a schedule or a finite number >= 0")
 
 
 def warn_about_risks(values: dict[str, Any], joint_kl: float) -> None:
@@ -126,7 +228,7 @@ def warn_about_risks(values: dict[str, Any], joint_kl: float) -> None:
             "undertrained, which biases the advantages while the KL looks fine; try 10 to 20"
         )
     for risk in risks:
-        warnings.warn(f"TRPO: {risk} (warn_on_risky=False silences this)", UserWarning, stacklevel=4)
+        warnings.warn(f"TRPO: {risk} (warn_on_risky=False silences this)", UserWarning, stacklevel=5)
 
 
 def notice_unit(target_kl: float, dims: int) -> None:
@@ -141,5 +243,5 @@ def notice_unit(target_kl: float, dims: int) -> None:
         f"bound (the paper's unit) is {target_kl * dims:.6g}. Set kl_reduction='mean' to keep this without a notice, or "
         "kl_reduction='joint' to bound the joint KL (convert target_kl and cg_damping then).",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -13,10 +13,11 @@ from rl_zoo3 import exp_manager
 
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
-from sb3_trpo_ext.zoo import convert_config
+from sb3_trpo_ext.zoo import convert_config, preflight
+from sb3_trpo_ext.zoo.yaml_files import ConfigError
 
-# Functions of the Zoo, and of our sweeps, that raise, with nothing begun, when what was typed names nothing that exists
-ZOO_INPUT_CHECKS = frozenset({"train", "get_model_path", "refuse_unknown"})
+# Functions of the Zoo that raise, with nothing begun, when what was typed names nothing that exists
+ZOO_INPUT_CHECKS = frozenset({"train", "get_model_path"})
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     """
     if name == "train":
         use_fast_wrappers()
+        preflight.install()
     sys.argv = [f"python -m sb3_trpo_ext {name}", *SCRIPTS[name].defaults, *_own_config(name, arguments), *arguments]
     try:
         _entry(SCRIPTS[name])()
@@ -96,6 +98,8 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
         if error.name not in ("seaborn", "rliable"):
             raise
         return _fail(f"the Zoo's plots need {error.name}: pip install 'rl-zoo3[plots]'")
+    except ConfigError as error:
+        return _fail(str(error))
     except (AssertionError, ValueError) as error:
         if traceback.extract_tb(error.__traceback__)[-1].name not in ZOO_INPUT_CHECKS:
             raise

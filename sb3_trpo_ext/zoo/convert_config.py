@@ -23,6 +23,9 @@ from gymnasium import spaces
 from rl_zoo3.utils import get_wrapper_class
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.sb3.validation import is_number
+from sb3_trpo_ext.zoo.entry import named
+from sb3_trpo_ext.zoo.yaml_files import ConfigError, parse_yaml, read_text
 
 SUMMARY = "rewrite a Zoo YAML to joint (the paper's) or mean (sb3-contrib's) units of the KL"
 # sb3-contrib's own defaults for an entry that doesn't say
@@ -30,9 +33,12 @@ DEFAULTS = {"target_kl": 0.01, "cg_damping": 0.1}
 OWN_PREFIX = "sb3_trpo_ext."
 Entry = dict[str, Any]
 
-
-class ConfigError(ValueError):
-    """What stands in the file, or about it on the command line, can't be converted."""
+WRAPPERS = (
+    "rl_zoo3.wrappers.",
+    *(f"gymnasium.wrappers.{name}" for name in ("ClipAction", "FlattenObservation", "RescaleAction", "TimeAwareObservation")),
+    "stable_baselines3.common.atari_wrappers.",
+)
+"""Beginnings of the names of wrappers that a file may have put around an environment: others could be any code."""
 
 
 def own_arguments() -> set[str]:
@@ -55,14 +61,16 @@ def action_dimensions(env_id: str, entry: Entry) -> int:
     """
     if env_id == "atari":
         return 1
+    _refuse_code(env_id, entry)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an old version of an environment is old, not wrong
             env = gym.make(env_id, **(entry.get("env_kwargs") or {}))
-        wrap = get_wrapper_class(entry)
-        env = env if wrap is None else wrap(env)
-        space = env.action_space
-        env.close()
+        try:
+            wrap = get_wrapper_class(entry)
+            space = (env if wrap is None else wrap(env)).action_space
+        finally:
+            env.close()
     except Exception as error:  # whatever a third party's environment raises
         raise ConfigError(
             f"{env_id}: the environment can't be made: {' '.join(str(error).split()) or type(error).__name__} "
@@ -71,6 +79,18 @@ def action_dimensions(env_id: str, entry: Entry) -> int:
     if isinstance(space, spaces.Box):
         return math.prod(space.shape)
     return int(math.prod(space.shape)) if isinstance(space, spaces.MultiBinary) else 1
+
+
+def _refuse_code(env_id: str, entry: Entry) -> None:
+    """A file may name environments that are registered and wrappers of the list: anything else would run what it names."""
+    if ":" in env_id:
+        raise ConfigError(f"{env_id}: the environment can't be made: a file may not name a module to import")
+    for name, _ in named(entry.get("env_wrapper")):
+        if isinstance(name, str) and not name.startswith(WRAPPERS):
+            raise ConfigError(
+                f"{env_id}: env_wrapper {name} is code that would be run to count its action dimensions: convert this entry "
+                "by hand, or in Python: convert_entry(id, {**entry, 'env_wrapper': CLASS}, unit)"
+            )
 
 
 def scale(value: object, factor: Fraction, name: str) -> float:
@@ -83,10 +103,13 @@ def scale(value: object, factor: Fraction, name: str) -> float:
     :return: the float nearest to the exact product
     :raises ConfigError: if it isn't a finite number
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not is_number(value):
         hint = " (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)" if isinstance(value, str) else ""
         raise ConfigError(f"{name}: {value!r} is not a number{hint}.")
-    return float(Fraction(repr(value)) * factor)
+    try:
+        return float(Fraction(repr(value)) * factor)
+    except OverflowError as error:
+        raise ConfigError(f"{name}: {value!r} times {factor} is too large.") from error
 
 
 def convert_entry(env_id: str, entry: Entry, target: str) -> Entry:
@@ -154,10 +177,7 @@ def convert_text(text: str, target: str, env_ids: list[str] | None = None) -> st
     :return: YAML, with anchors and merges resolved and without comments
     :raises ConfigError: if it is no such YAML or an entry can't be converted
     """
-    try:
-        entries = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"no valid YAML: {' '.join(str(error).split())}") from error
+    entries = parse_yaml(text)
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ConfigError("not a Zoo YAML: it must map each environment id to its hyperparameters.")
     for env_id in env_ids or []:
@@ -209,13 +229,13 @@ def main(arguments: list[str]) -> int:
     try:
         if args.output and args.output.exists() and not args.force:
             raise ConfigError(f"{args.output} exists: add --force to overwrite it.")
-        text = convert_text(args.file.read_text(encoding="utf-8"), args.to, args.env)
+        text = convert_text(read_text(args.file), args.to, args.env)
         header = f"# {args.file.name} with the KL in {args.to} units (anchors resolved, comments left behind)\n\n"
         if args.output:
             _write_whole(args.output, header + text)
         else:
             print(header + text, end="")
-    except (ConfigError, OSError, UnicodeDecodeError) as error:
+    except (ConfigError, OSError) as error:
         print(f"convert-config: {args.file}: {error}", file=sys.stderr)
         return 2
     if args.to == "joint" and "\ndefault:" in "\n" + text:
@@ -231,6 +251,11 @@ def _write_whole(path: Path, text: str) -> None:
     :param text: its content
     """
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
-    os.replace(file.name, path)
+        try:
+            file.write(text)
+            file.flush()
+            os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

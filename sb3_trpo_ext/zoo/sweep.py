@@ -6,15 +6,15 @@ An agent hands its parameters over as ``--key=value``, which the RL Zoo does not
 ``hyperparams``, which is made at every access, finds them there: our YAML, every entry overlaid with them.
 """
 
-import inspect
 import sys
 import typing
+from pathlib import Path
 from typing import Any
-
-import yaml
 
 from sb3_trpo_ext import TRPO, zoo
 from sb3_trpo_ext.monitoring.wandb import WandbRun
+from sb3_trpo_ext.zoo import entry
+from sb3_trpo_ext.zoo.yaml_files import ConfigError, read_yaml
 
 __all__ = ["hyperparams"]
 
@@ -25,21 +25,10 @@ MONITOR = "sb3_trpo_ext.monitoring.WandbMonitor"
 
 NO_SWEEP = "sb3_trpo_ext.zoo.sweep: {}: nothing is overlaid, and zoo_configs/trpo.yml is used as it is."
 
-OF_THE_ZOO = frozenset(
-    {
-        *("n_envs", "n_timesteps", "normalize", "frame_stack"),
-        *("env_wrapper", "vec_env_wrapper", "env_kwargs", "monitor_kwargs"),
-    }
-)
-"""What an entry may hold beside the constructor's arguments."""
-
 INTEGERS_OF_THE_ZOO = frozenset({"n_envs", "frame_stack"})
 
 REFUSED_EXIT_CODE = 2
 """As our command line ends."""
-
-BY_FLAGS = frozenset({"self", "env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model"})
-"""Arguments of the constructor that the Zoo sets itself, from its command line."""
 
 
 def __getattr__(name: str) -> Any:
@@ -55,10 +44,11 @@ def __getattr__(name: str) -> Any:
     parameters = _parameters()
     try:
         refuse_unknown(parameters)
-    except ValueError:
+        entry.refuse_values(parameters, "the sweep")
+    except ConfigError:
         _finish_refused()
         raise
-    return {env_id: _watched({**entry, **parameters}) for env_id, entry in zoo.hyperparams.items()}
+    return {env_id: _watched({**own, **parameters}) for env_id, own in zoo.hyperparams.items()}
 
 
 def _parameters() -> dict[str, Any]:
@@ -76,8 +66,7 @@ def _parameters() -> dict[str, Any]:
     path = wandb.run.settings.sweep_param_path
     if not path:
         return _nothing("this run belongs to no sweep (`wandb agent` starts those that do)")
-    with open(path, encoding="utf-8") as file:
-        names = [name for name in yaml.safe_load(file) if name not in ("wandb_version", "_wandb")]
+    names = [name for name in read_yaml(Path(path)) if name not in ("wandb_version", "_wandb")]
     return with_integers({name: _plain(wandb.run.config[name]) for name in names})
 
 
@@ -113,15 +102,9 @@ def refuse_unknown(parameters: dict[str, Any]) -> None:
     Refuse what would have no effect, or be an error far from here.
 
     :param parameters: of the sweep
-    :raises ValueError: naming what is not known
+    :raises ConfigError: naming what is not known
     """
-    known = (set(inspect.signature(TRPO.__init__).parameters) - BY_FLAGS) | OF_THE_ZOO
-    unknown = sorted(set(parameters) - known)
-    if unknown:
-        raise ValueError(
-            f"the sweep's {', '.join(unknown)}: no hyperparameter of TRPO or the Zoo (seed, device and other flags belong in "
-            "the sweep's command)."
-        )
+    entry.refuse_unknown(parameters, "the sweep")
 
 
 def _plain(value: Any) -> Any:
@@ -134,14 +117,14 @@ def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in value.items()} if hasattr(value, "items") else value
 
 
-def _watched(entry: dict[str, Any]) -> dict[str, Any]:
+def _watched(hyperparams: dict[str, Any]) -> dict[str, Any]:
     """
     Have W&B told what the run was really made with, alarms and artifacts.
 
-    :param entry: hyperparameters of an environment
+    :param hyperparams: of an environment
     :return: the same with ``WandbMonitor`` among its callbacks
     """
-    callbacks = entry.get("callback") or []
+    callbacks = hyperparams.get("callback") or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     there = any(MONITOR in (callback if isinstance(callback, dict) else [callback]) for callback in callbacks)
-    return entry if there else {**entry, "callback": [*callbacks, MONITOR]}
+    return hyperparams if there else {**hyperparams, "callback": [*callbacks, MONITOR]}

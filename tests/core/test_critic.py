@@ -180,3 +180,21 @@ def test_not_run_without_epochs_or_parameters(epochs: int, with_parameters: bool
     assert (result.status, result.epochs, result.mean_minibatch_loss) == (CriticStatus.NOT_RUN, 0, None)
     assert result.loss_before == result.loss_after == loss
     assert_same_bits(critic.state(), before)
+
+
+@pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
+def test_moments_that_become_infinite_are_undone_though_no_loss_shows_it(key: str) -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter], lr=0.1)
+
+    def minibatches() -> Iterator[Tensor]:
+        yield (parameter - 1.0).square().sum()
+        if key in optimizer.state[parameter]:
+            optimizer.state[parameter][key].fill_(torch.inf)
+
+    problem = CriticProblem([parameter], optimizer, minibatches, lambda: float((parameter - 1.0).square()))
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    result = fit_critic(problem, CriticSettings(1, 1))
+    assert (result.status, result.loss_after) == (CriticStatus.NON_FINITE, 1.0)
+    assert float(parameter) == 0.0
+    assert optimizer.state_dict()["state"] == before == {}

@@ -1,9 +1,12 @@
 """Parameters, flat vectors, snapshots: nothing is lost, nothing is rounded that should not be."""
 
+from contextlib import suppress
+
+import pytest
 import torch
 from torch import Tensor
 
-from sb3_trpo_ext.core.flat import Snapshot, as_deployed, assign, flatten, unflatten
+from sb3_trpo_ext.core.flat import Snapshot, all_finite, as_deployed, assign, flatten, unchanged, unflatten
 
 
 def tensors() -> tuple[Tensor, ...]:
@@ -49,3 +52,33 @@ def test_a_snapshot_restores_bits_even_those_of_nan_and_of_integers() -> None:
     snapshot.restore()
     assert torch.equal(live[0].view(torch.int32), bits)
     assert live[1].tolist() == [7]
+
+
+def test_a_snapshot_notices_a_change_of_one_bit_and_nan() -> None:
+    tensors = (torch.ones(3), torch.tensor([1, 2]))
+    snapshot = Snapshot.take(tensors)
+    assert not snapshot.changed()
+    tensors[0][1] = torch.nextafter(tensors[0][1], torch.tensor(2.0))
+    assert snapshot.changed()
+    snapshot.restore()
+    assert not snapshot.changed()
+    tensors[0][0] = torch.nan
+    assert snapshot.changed()
+
+
+def test_unchanged_puts_back_whatever_the_body_wrote_also_when_it_raises() -> None:
+    tensor = torch.ones(3)
+    with unchanged([tensor]):
+        tensor.zero_()
+    assert torch.equal(tensor, torch.ones(3))
+    with suppress(KeyError), unchanged([tensor]):
+        tensor.zero_()
+        raise KeyError
+    assert torch.equal(tensor, torch.ones(3))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_all_finite(bad: float) -> None:
+    assert all_finite([])
+    assert all_finite([torch.ones(2), torch.tensor(3), torch.zeros((), dtype=torch.float16)])
+    assert not all_finite([torch.ones(2), torch.tensor([1.0, bad])])

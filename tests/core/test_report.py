@@ -27,6 +27,7 @@ from sb3_trpo_ext.core.report import (
 from sb3_trpo_ext.core.status import CriticStatus, OnPolicyStatus, UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from tests.core.problems import FAMILIES, SETTINGS, make_case
+from tests.monitoring.reports import make_report
 
 DAMPING = DampingState(0.1, 0.1, 100.0)
 CRITIC = CriticResult(CriticStatus.IMPROVED, 10, 2.0, 1.0, 1.5)
@@ -79,6 +80,33 @@ def test_what_is_no_report_of_this_version_is_an_error_that_says_so(text: str, m
         UpdateReport.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("n_updates", value) for value in ('"3"', "true", "null", "3.0", "NaN", "[3]", "{}")),
+        *(("kl", value) for value in ('"0.1"', "true", "null", "NaN", "-Infinity", "1e999", "9" * 400)),
+        *(("advice", value) for value in ("3", "null", '"\\ud800"')),
+        *(("trial_kls", value) for value in ("null", "3", '["a"]', "[[1.0]]", "[NaN]")),
+        ("notes", "[" * 100_000),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_field_holds_what_it_says_or_it_is_no_report(field: str, value: str) -> None:
+    plain = json.loads(make_report().to_json())
+    text = json.dumps({**plain, field: "HERE"}).replace('"HERE"', value)
+    with pytest.raises(ValueError, match=f"{field} can't be|is no JSON|too deeply"):
+        UpdateReport.from_json(text)
+    assert UpdateReport.from_json(json.dumps({**plain, "kl": 1})).kl == 1
+
+
+def test_an_error_names_no_more_than_fits_into_a_line() -> None:
+    with pytest.raises(ValueError, match="unknown fields") as caught:
+        UpdateReport.from_json(
+            json.dumps({**json.loads(make_report().to_json()), **{"x" * 1000 + str(n): 0 for n in range(99)}})
+        )
+    assert len(str(caught.value)) < 500
+
+
 def no_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
 
@@ -86,7 +114,8 @@ def no_constant(name: str) -> None:
 def report_of(result: PolicyResult, critic: CriticResult = CRITIC) -> UpdateReport:
     """A report from an update's parts, every other field being nothing."""
     empty: dict[str, Any] = {"int": 0, "float": 0.0, "str": ""}
-    fields = {field.name: empty.get(str(field.type)) for field in dataclasses.fields(UpdateReport)}
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(UpdateReport)}
+    fields = {name: () if kind.startswith("tuple") else empty.get(kind) for name, kind in kinds.items()}
     solve = result.solve.result if result.solve else None
     for part in (
         check_fields(result.check, "env 3"),

@@ -1,6 +1,8 @@
 """Folders that real runs have left: ours, with every alarm of the monitors, and sb3-contrib's."""
 
+import struct
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ import sb3_contrib
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
 from tests.monitoring.scenarios import N_STEPS, SCENARIOS, Small, healthy
@@ -64,6 +69,18 @@ def train_contrib(
         warnings.simplefilter("ignore")
         model.learn(n_updates * N_STEPS * 2, callback=callbacks)
     return remembers
+
+
+def write_events(path: Path, updates: Iterable[int], kl: float = 0.005, **more: float) -> None:
+    """As SB3 writes them: update n at the steps of the next rollout."""
+    with path.open("wb") as file:
+        for n in updates:
+            for tag, value in {"rollout/ep_rew_mean": float(n), "train/kl_divergence_loss": kl, **more}.items():
+                value_of = Summary.Value(tag=tag, simple_value=value)
+                record = Event(step=256 * (n + 1), summary=Summary(value=[value_of])).SerializeToString()
+                length = struct.pack("<Q", len(record))
+                for part in (length, record):
+                    file.write(part + struct.pack("<I", masked_crc32c(part)))
 
 
 CONTRIB: dict[str, tuple[int, dict[str, Any]]] = {

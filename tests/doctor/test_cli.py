@@ -13,7 +13,7 @@ import pytest
 from sb3_trpo_ext.doctor.cli import MISUSE, main
 from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.zoo import cli as zoo
-from tests.doctor.mutations import mutated
+from tests.mutation import mutated
 
 Runs = Callable[[str], Path]
 
@@ -91,6 +91,10 @@ def test_a_folder_without_runs(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "the following arguments are required: LOGDIR"),
         ([".", "--html", "no/such/folder/page.html"], "no/such/folder/page.html: No such file or directory"),
         ([".", "--target-kl", "-1"], "--target-kl -1.0 is impossible"),
+        (["n" * 300], f"{'n' * 239}…: File name too long"),
+        (["a\0b"], "a b: embedded null byte"),
+        ([".", "--html", "."], ".: Is a directory"),
+        ([".", "--html", "n" * 300 + ".html"], f"{'n' * 239}…: File name too long"),
         ([".", "--what"], "unrecognized arguments: --what"),
     ],
 )
@@ -116,6 +120,53 @@ def test_it_is_a_command_of_the_package_and_needs_no_zoo(ours: Runs, capsys: pyt
     assert "doctor          what it does" in capsys.readouterr().out
 
 
+def test_a_folder_that_may_not_be_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("logs/closed").mkdir(parents=True)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
+        assert main(["logs"]) == MISUSE
+    assert capsys.readouterr().err == "sb3_trpo_ext doctor: logs: Permission denied\n"
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", refuse)
+        assert main(["logs"]) == 1
+    assert "DR002 unreadable file" in capsys.readouterr().out
+
+
+def test_a_page_that_can_not_be_written_leaves_nothing(ours: Runs) -> None:
+    Path("there").mkdir()
+    assert main([str(ours("healthy")), "--html", "there"]) == MISUSE
+    assert [path.name for path in Path().rglob("*")] == ["there"]
+    assert main([str(ours("healthy")), "--html", "there/page.html"]) == 0
+    assert Path("there/page.html").stat().st_mode & 0o777 == 0o666 & ~current_umask()
+
+
+def current_umask() -> int:
+    Path("probe").touch()
+    return 0o666 & ~Path("probe").stat().st_mode
+
+
+@pytest.mark.parametrize("more", [["--json"], []])
+def test_who_reads_no_further_gets_no_traceback(more: list[str], ours: Runs) -> None:
+    command = [sys.executable, "-m", "sb3_trpo_ext", "doctor", str(ours("TR104")), *more]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 2
+
+
+def test_a_folder_that_is_named_twice_is_looked_at_once(ours: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(ours("healthy"), "logs/a")
+    assert main(["logs", "logs/", "logs/a", "./logs/a", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 1
+
+
 @pytest.mark.parametrize("module", ["tensorboard", "yaml", "rich"])
 def test_without_its_packages_it_says_which(module: str) -> None:
     script = "import runpy; sys.argv = ['x', 'doctor', '.']; runpy.run_module('sb3_trpo_ext', run_name='__main__')"
@@ -137,11 +188,13 @@ def test_the_zoos_folders_of_ours_and_of_sb3_contrib(capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main(["logs", "their_logs", "runs", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
-    assert [run["environment"] for run in runs] == ["CartPole-v1", "CartPole-v1", None, None]
-    assert [run["algorithm"] for run in runs[:2]] == ["sb3_trpo_ext", "unknown"]
-    assert {run["algorithm"]: run["n_updates"] for run in runs[2:]} == {"sb3_trpo_ext": 6, "sb3-contrib": 5}
-    found = [[finding["code"] for finding in run["findings"]] for run in runs]
-    assert found == [[], ["DR007"], ["DR011"], ["DR011"]]
+    # Their TensorBoard folders, which args.yml names, are theirs.
+    assert [(run["environment"], run["algorithm"], run["n_updates"]) for run in runs] == [
+        ("CartPole-v1", "sb3_trpo_ext", 6),
+        ("CartPole-v1", "sb3-contrib", 5),
+    ]
+    assert [[finding["code"] for finding in run["findings"]] for run in runs] == [["DR015"], ["DR015"]]
+    assert [run["verdict"] for run in runs] == ["not judged", "not judged"]
     what_wandb_has_kept()
 
 

@@ -8,15 +8,18 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-from sb3_trpo_ext.doctor.bounds import Lines
-from sb3_trpo_ext.doctor.read import EVENTS, read_run
+from sb3_trpo_ext.doctor.folders import EVENTS
+from sb3_trpo_ext.doctor.lines import Lines
+from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.zoo_files import read_settings
+from tests.doctor.runs import write_events
 
 Copy = Callable[[str], Path]
 GARBAGE = bytes(range(256)) * 40
@@ -176,7 +179,7 @@ def test_a_row_of_another_length_and_a_checksum(copy_of: Copy) -> None:
     events_in(folder).write_bytes(bytes(data))
     run = read_run(folder)
     assert codes(run)["progress.csv"] == "DR003"
-    assert codes(run)[events_in(folder).name] in ("DR002", "DR004")
+    assert codes(run)[events_in(folder).name] == "DR003"
     assert run.points.seen
 
 
@@ -273,10 +276,51 @@ def test_pipes_and_links_are_not_followed(copy_of: Copy) -> None:
     assert run.points.seen == 22  # of progress.csv
 
 
+def test_a_file_that_may_not_be_read_leaves_the_others(copy_of: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copy_of("healthy")
+    really = Path.open
+
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == "updates.jsonl":
+            raise PermissionError(13, "Permission denied")
+        return really(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    run = read_run(folder)
+    assert codes(run)["updates.jsonl"] == "DR002"
+    assert run.points.seen == 22  # of progress.csv
+
+
+@pytest.mark.parametrize("kind", ["TR104", "contrib"])
+def test_files_that_may_not_be_read_at_all(kind: str, copy_of: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copy_of(kind)
+    (folder / "monitor.csv").write_text("#{}\nr,l,t\n1.0,10,1.0\n")
+
+    def refuse(path: Path, *_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    run = read_run(folder)
+    assert {code for file, code in codes(run).items() if file != "evaluations.npz"} == {"DR002"}
+    assert run.exit_code == 1
+
+
+def test_what_follows_a_damaged_place_in_events_is_found_again() -> None:
+    path = Path(f"{EVENTS}1")
+    write_events(path, range(100))
+    data = path.read_bytes()
+    at = len(data) // 3
+    path.write_bytes(data[:at] + b"\x01\x02" + bytes(300) + data[at + 100 :])
+    run = read_run(Path(), target_kl=0.01)
+    assert codes(run) == {path.name: "DR003"}
+    assert run.num_timesteps == 256 * 100
+    assert run.points.seen > 95
+
+
 def test_a_file_that_is_cut_off_while_it_is_read_ends() -> None:
     path = Path("lines.txt")
     path.write_text("line\n" * 50_000)
-    lines = iter(Lines(path))
+    lines = iter(Lines(path, 10**6, 10**6))
     assert next(lines) == "line"
     os.truncate(path, 10)
     assert len(list(lines)) < 50_000

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.doctor.discover import runs_below
 from sb3_trpo_ext.doctor.finding import Finding, worst_first
+from sb3_trpo_ext.doctor.folders import EVENTS
 from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.tables import OWN_STEPS, Row, updates_in
+from sb3_trpo_ext.doctor.text import verdict
 from sb3_trpo_ext.monitoring import ALARMS, Severity, TrustRegionMonitor
 from sb3_trpo_ext.replay import cli as replay
-from tests.doctor.runs import CONTRIB, train_contrib, train_ours
+from tests.doctor.runs import CONTRIB, train_contrib, train_ours, write_events
 from tests.monitoring.scenarios import SCENARIOS, healthy
 
 EXIT_CODES = {Severity.WARNING: 1, Severity.CRITICAL: 2}
@@ -197,6 +205,11 @@ def test_a_run_that_died_says_of_what_and_how_to_replay(capsys: pytest.CaptureFi
     assert first.replay is not None
     assert replay.main(first.replay.split()[4:]) == 0
     assert "bit for bit" in capsys.readouterr().out
+    stopped = json.loads(next(Path("run/dumps").glob("*_died.json")).read_text())
+    Path("run/dumps/update_000003_died.json").write_text(json.dumps({**stopped, "error": "SIGTERM"}))
+    again = read_run(Path("run"))
+    assert [finding.code for finding in again.findings if finding.code in ("DR006", "DR013")] == ["DR013"]
+    assert again.exit_code == 0
     # Who goes on from there has another run.
     model.learn(3000, callback=TrustRegionMonitor(), reset_num_timesteps=False)
     assert read_run(Path("run")).exit_code == 0
@@ -230,6 +243,104 @@ def test_a_trouble_that_is_over_says_so() -> None:
     assert found.last_update is not None
     assert 13 < found.last_update < 20
     assert f"last in update {found.last_update}" in found.since
+    # For long enough to count less, as a run that died and went on does.
+    assert (found.severity, read_run(Path("run")).exit_code) == (Severity.WARNING, 1)
+
+
+def rejected_in(*spells: range, last: int) -> Run:
+    """A run whose steps are rejected in some updates."""
+    lines = []
+    for number in range(1, last + 1):
+        bad = any(number in spell for spell in spells)
+        row = f"{number},{0.0 if bad else 0.005},{256 * number},{int(not bad)}\n"
+        lines.append(row)
+    header = "train/n_updates,train/kl_divergence_loss,time/total_timesteps,train/is_line_search_success\n"
+    Path("progress.csv").write_text(header + "".join(lines))
+    return read_run(Path(), target_kl=0.01)
+
+
+def test_a_trouble_that_came_back_says_since_when() -> None:
+    run = rejected_in(range(10, 25), range(80, 95), last=95)
+    (found,) = [finding for finding in run.findings if finding.code == "TR104"]
+    assert found.since_update is not None
+    assert found.again_update is not None
+    assert found.since_update < 25 < 80 < found.again_update < 95
+    assert f"again since update {found.again_update}, to the end" in found.since
+    assert found.plain()["again_update"] == found.again_update
+    assert found.severity is Severity.CRITICAL
+
+
+@pytest.mark.parametrize(("calm", "severity"), [(5, Severity.CRITICAL), (40, Severity.WARNING)])
+def test_a_trouble_counts_less_when_it_has_been_over_for_long(calm: int, severity: Severity) -> None:
+    run = rejected_in(range(1, 31), last=30 + 10 + calm)
+    (found,) = [finding for finding in run.findings if finding.code == "TR104"]
+    assert (found.severity, found.ongoing, found.again_update) == (severity, False, None)
+
+
+def test_a_few_updates_are_no_bill_of_health() -> None:
+    run = rejected_in(range(1, 9), last=8)
+    assert [finding.code for finding in run.findings] == ["DR015"]
+    assert run.findings[0].evidence == {"judged": 8, "of": 8}
+    assert (run.exit_code, run.verdict) == (0, "not judged")
+    assert verdict(run).plain == "not judged"
+    assert rejected_in(last=30).verdict == "healthy"
+
+
+@pytest.mark.parametrize("name", ["updates.jsonl", "evaluations.npz", "progress.csv", "monitor.csv", f"{EVENTS}1"])
+def test_a_run_that_has_just_begun_is_no_trouble(name: str) -> None:
+    Path(name).touch()
+    run = read_run(Path())
+    assert {finding.code for finding in run.findings} <= {"DR004", "DR014"}
+    assert "DR014" in {finding.code for finding in run.findings}
+    assert run.exit_code == 0
+
+
+def test_evaluations_that_have_not_come_yet() -> None:
+    np.savez("evaluations.npz", timesteps=np.array([]), results=np.empty((0, 5)))
+    assert [finding.code for finding in read_run(Path()).findings] == ["DR014"]
+
+
+# ---------------------------------------------------------------- whose event files they are
+
+
+def test_event_folders_of_several_runs_are_several_runs() -> None:
+    for name in ("TRPO_1", "TRPO_2"):
+        Path("logs", name).mkdir(parents=True)
+        write_events(Path("logs", name, f"{EVENTS}1"), range(20))
+    Path("logs/monitor.csv").write_text('#{"env_id": "Small"}\nr,l,t\n1.5,10,3.0\n')
+    runs = list(runs_below([Path("logs")], 0.01))
+    assert [(run.path.name, run.judged) for run in runs] == [("logs", 0), ("TRPO_1", 20), ("TRPO_2", 20)]
+    shutil.rmtree("logs/TRPO_2")
+    # One folder is the run's.
+    assert [(run.path.name, run.judged) for run in runs_below([Path("logs")], 0.01)] == [("logs", 20)]
+
+
+def test_a_later_event_file_replaces_steps_that_it_writes_again() -> None:
+    write_events(Path(f"{EVENTS}1"), range(30), kl=0.5)
+    write_events(Path(f"{EVENTS}2"), range(20, 50), kl=0.005)
+    write_events(Path(f"{EVENTS}3"), [0], kl=0.005)
+    Path(f"{EVENTS}3").write_bytes(
+        Path(f"{EVENTS}3").read_bytes().replace(b"train/kl", b"own_t/kl").replace(b"rollout", b"own_too")
+    )
+    run = read_run(Path(), target_kl=0.01)
+    steps = [point["steps"] for point in run.points.values()]
+    assert steps == sorted(set(steps))
+    assert [(f.file, f.evidence) for f in run.findings if f.code == "DR012"] == [(f"{EVENTS}1", {"from_step": 21 * 256})]
+    assert sum(point["kl_joint"] == 0.5 for point in run.points.values()) == 20
+
+
+def test_the_zoos_event_files_elsewhere_are_joined_where_it_is_certain() -> None:
+    for number in (1, 2):
+        Path(f"logs/trpo/Small_{number}/Small").mkdir(parents=True)
+        Path(f"logs/trpo/Small_{number}/0.monitor.csv").write_text('#{"env_id": "Small"}\nr,l,t\n1.5,10,3.0\n')
+        Path(f"runs/{number}/Small/TRPO_1").mkdir(parents=True)
+        write_events(Path(f"runs/{number}/Small/TRPO_1/{EVENTS}1"), range(20 * number))
+        Path(f"logs/trpo/Small_{number}/Small/args.yml").write_text(f"algo: trpo\ntensorboard_log: runs/{number}\n")
+    both = [Path("logs"), Path("runs")]
+    assert [(run.path.name, run.judged) for run in runs_below(both, 0.01)] == [("Small_1", 20), ("Small_2", 40)]
+    # Two runs with the same folder: nothing says whose they are.
+    Path("logs/trpo/Small_2/Small/args.yml").write_text("algo: trpo\ntensorboard_log: runs/1\n")
+    assert len(list(runs_below(both, 0.01))) == 4
 
 
 def test_the_order() -> None:
@@ -239,6 +350,33 @@ def test_the_order() -> None:
     right = [found("DR008", 3), found("TR104", 9), found("TR604", 1), found("DR003"), found("TR404", 1), found("TR403", 7)]
     assert worst_first(reversed(right)) == right
     assert worst_first([found("DR006", milder=Severity.INFO), found("TR105")])[0].code == "TR105"
+
+
+@pytest.mark.parametrize("name", ["progress.csv", f"{EVENTS}1", "monitor.csv", "evaluations.npz"])
+def test_returns_that_are_not_finite(name: str) -> None:
+    if name == "progress.csv":
+        rows = "".join(f"{n},{'nan' if n > 4 else 1.0},0.005,{256 * n}\n" for n in range(1, 21))
+        Path(name).write_text("train/n_updates,rollout/ep_rew_mean,train/kl_divergence_loss,time/total_timesteps\n" + rows)
+    elif name == "monitor.csv":
+        Path(name).write_text("#{}\nr,l,t\n1.0,10,1.0\nnan,10,2.0\n")
+    elif name == "evaluations.npz":
+        np.savez(name, timesteps=np.array([1, 2]), results=np.array([[1.0], [np.nan]]))
+    else:
+        write_events(Path(name), range(20), **{"eval/mean_reward": float("inf")})
+    run = read_run(Path(), target_kl=0.01)
+    assert run.findings[0].code == "DR008"
+    assert run.exit_code == 2
+
+
+def test_numbers_that_are_not_finite_in_tensorflows_form() -> None:
+    tensor = TensorProto(dtype=1, float_val=[float("nan")])
+    record = Event(step=256, summary=Summary(value=[Summary.Value(tag="train/value_loss", tensor=tensor)])).SerializeToString()
+    write_events(Path(f"{EVENTS}1"), range(20))
+    length = struct.pack("<Q", len(record))
+    with Path(f"{EVENTS}1").open("ab") as file:
+        for part in (length, record):
+            file.write(part + struct.pack("<I", masked_crc32c(part)))
+    assert "DR008" in [finding.code for finding in read_run(Path(), target_kl=0.01).findings]
 
 
 def test_returns_that_do_not_vary_make_no_run_sick() -> None:

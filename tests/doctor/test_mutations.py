@@ -14,7 +14,7 @@ from rich.console import Console
 from sb3_trpo_ext.doctor.page import page
 from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.doctor.text import as_json, show
-from tests.doctor.mutations import mutated
+from tests.mutation import mutated
 
 ZOO = """!!python/object/apply:collections.OrderedDict
 - - - env

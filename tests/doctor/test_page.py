@@ -4,13 +4,16 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sb3_trpo_ext.doctor.cli import main
+from sb3_trpo_ext.doctor.discover import runs_below
 from sb3_trpo_ext.doctor.figures import PLOTS, figure
 from sb3_trpo_ext.doctor.page import data_script, page, write_page
 from sb3_trpo_ext.doctor.read import read_run
+from sb3_trpo_ext.doctor.run import Run
 from tests.doctor.browser import Page, browser
 
 Runs = Callable[[str], Path]
@@ -112,12 +115,15 @@ def test_html_in_files_stays_text(ours: Runs, chrome: Page) -> None:
     shown = chrome.run("document.body.innerText")
     assert EVIL[:40] in shown
     assert "<b onclick=alert(1)>_1" in shown
-    legend = chrome.run("document.getElementById('plot-layers').querySelector('.legend').textContent")
+    legend = "document.getElementById('plot-layers').querySelector('.legend').textContent"
+    assert "<b onclick=alert(1)>_1" in chrome.run(legend)
+    main([str(folder), "--html", "page.html"])
+    chrome.open(Path("page.html"), 1280, dark=False)
     # Plotly knows some tags of its own, and shows the text of others.
-    assert "actor <b>bold</b> <img src=x onerror=" in legend
-    assert "<b onclick=alert(1)>_1" in legend
+    assert "actor <b>bold</b> <img src=x onerror=" in chrome.run(legend)
+    assert "%{x}" in chrome.run(legend)
+    assert chrome.complaints == []
     assert data_script({"name": EVIL}).count("</script>") == 1
-    assert "%{x}" in legend
 
 
 def test_a_page_needs_nothing_else(contrib: Path) -> None:
@@ -133,11 +139,73 @@ def test_a_page_needs_nothing_else(contrib: Path) -> None:
     assert [path.name for path in Path().iterdir()] == ["page.html"]
 
 
-def test_alarms_stand_on_the_curve_of_returns(ours: Runs, contrib: Path) -> None:
-    run = read_run(story(ours, contrib))
-    drawn = figure(PLOTS[0], [run])
+def traces(place: int, *runs: Run) -> list[Any]:
+    drawn = figure(PLOTS[place], list(runs))
     assert drawn is not None
-    alarms = next(trace for trace in drawn.data if "alarm" in trace.name)
-    assert [text.split()[0] for text in alarms.text] == [code for code, _, _ in run.starts]
-    returns = dict(run.returns.values())
-    assert set(alarms.y) <= set(returns.values())
+    return list(drawn.data)
+
+
+def test_alarms_stand_on_the_curve_of_returns_one_mark_a_moment(ours: Runs, contrib: Path) -> None:
+    run = read_run(story(ours, contrib))
+    marks = [trace for trace in traces(0, run) if "alarm" in trace.name]
+    told = [text for trace in marks for text in trace.text]
+    assert sorted(line.split()[0] for text in told for line in text.split("<br>")) == sorted(c for c, _, _ in run.starts)
+    steps = [step for trace in marks for step in trace.x]
+    assert len(steps) == len(set(steps)) < len(run.starts)
+    returns = {float(f"{value:.6g}") for _, value in run.returns.values()}
+    assert {height for trace in marks for height in trace.y} <= returns
+
+
+def test_one_return_is_a_mark() -> None:
+    Path("monitor.csv").write_text('#{"env_id": "Small"}\nr,l,t\n1.5,10,3.0\n')
+    (trace,) = traces(0, read_run(Path()))
+    assert (trace.mode, trace.x, trace.y) == ("lines+markers", (10,), (1.5,))
+
+
+def test_the_bound_keeps_its_unit_where_a_step_was_rejected(ours: Runs) -> None:
+    Path("run").mkdir()
+    kept = []
+    for number, line in enumerate((ours("healthy") / "updates.jsonl").read_text().splitlines()):
+        fields = {"kl_reduction": "mean", "target_kl": 0.01}
+        rejected = {"status": "line_search_failed", "kl": 0.0, "kl_joint": 0.0} if number in (0, 7, 8) else {}
+        report = json.loads(line)
+        kept.append({**report, **fields, "kl": report["kl_joint"] / 2, **rejected})
+    Path("run/updates.jsonl").write_text("".join(json.dumps(report) + "\n" for report in kept))
+    steps, bound = traces(1, read_run(Path("run")))
+    assert (len(steps.y), len(bound.y)) == (22, 21)  # of the first update it is not known yet
+    assert set(bound.y) == {0.02}
+
+
+def test_runs_of_several_units_say_so(ours: Runs, contrib: Path) -> None:
+    drawn = traces(1, read_run(ours("healthy")), read_run(contrib, target_kl=0.01))
+    told = [trace.hovertemplate.split(":")[0] for trace in drawn]
+    contribs = "mean over action dimensions"
+    assert told == ["KL of the step (joint)", "δ (joint)", f"KL of the step ({contribs})", f"δ ({contribs})"]
+    assert set(drawn[3].y) == {0.01}
+
+
+def test_many_runs_are_one_small_page(ours: Runs) -> None:
+    lines = (ours("healthy") / "updates.jsonl").read_text().splitlines()
+    for name in range(40):
+        Path(f"logs/{name}").mkdir(parents=True)
+        reports = ({**json.loads(lines[n % 22]), "n_updates": n + 1, "num_timesteps": 256 * n} for n in range(200))
+        Path(f"logs/{name}/updates.jsonl").write_text("".join(json.dumps(report) + "\n" for report in reports))
+    runs = list(runs_below([Path("logs")]))
+    assert len(page(runs)) < 7.5e6
+    drawn = figure(PLOTS[1], runs)
+    assert drawn is not None
+    assert drawn.layout.showlegend is False
+    assert "40 runs share 32 kinds of line" in page(runs)
+    # Ten, each with a line of its own, that is in the legend once.
+    drawn = figure(PLOTS[1], runs[:10])
+    assert drawn is not None
+    firsts = [trace for trace in drawn.data if trace.showlegend]
+    assert len({(trace.line.color, trace.line.dash) for trace in firsts}) == len(firsts) == 10
+
+
+def test_of_many_layers_the_worst_are_drawn(ours: Runs) -> None:
+    line = json.loads((ours("healthy") / "updates.jsonl").read_text().splitlines()[-1])
+    names = [f"layer {number}" for number in range(100)]
+    layers = {"layer_units": [8] * 100, "layer_dead": [n / 100 for n in range(100)], "layer_saturated": [0.0] * 100}
+    Path("updates.jsonl").write_text(json.dumps({**line, "layer_names": names, **layers}) + "\n")
+    assert sorted(trace.name for trace in traces(7, read_run(Path()))) == [f"layer {n}" for n in range(88, 100)]

@@ -228,6 +228,15 @@ def phase(now: Moment, _: np.ndarray) -> float:
     return (1.0 if now.time < 64 else -1.0) + 0.3 * float(now.rng.standard_normal())
 
 
+def sometimes_nothing() -> TRPO:
+    """A sensor that fails in one step of thirty."""
+
+    def reward(now: Moment, action: np.ndarray) -> float:
+        return float("nan") if now.rng.random() < 1.0 / 30.0 else follow(now, action)
+
+    return make_model({"reward": reward}, on_nonfinite="truncate")
+
+
 SCENARIOS: dict[str, tuple[Callable[[], TRPO], int]] = {
     "TR101": (outlier_among_states, 22),
     "TR102": (observations_change_scale, 8),
@@ -255,6 +264,7 @@ SCENARIOS: dict[str, tuple[Callable[[], TRPO], int]] = {
     "TR602": (lambda: make_model({"reward": phase, "horizon": 128, "terminates": True}), 24),
     "TR603": (lambda: make_model({"reward": jackpot}, gamma=0.3, gae_lambda=0.3), 8),
     "TR604": (lambda: make_model({"reward": lambda *_: 1.0, "observe": lambda _: np.ones(3), "horizon": 1}), 4),
+    "TR605": (sometimes_nothing, 2),
 }
 """By code: a model, and how many updates it takes."""
 

@@ -158,6 +158,23 @@ def test_what_unpacks_to_more_than_a_machine_holds_is_refused(written: Path, mon
         read_dump(written)
 
 
+def test_arrays_are_numbers_and_not_too_many(written: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, text=np.array(["text"]))
+    with pytest.raises(DumpError, match="text is no array of numbers"):
+        read_dump(with_arrays(written, buffer.getvalue()))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(module.MOST_ARRAYS + 1):
+            archive.writestr(str(number), b"")
+    with pytest.raises(DumpError, match="more than 10000 arrays"):
+        read_dump(with_arrays(written, buffer.getvalue()))
+    header = files(written)[0]
+    header.write_text(header.read_text().replace("1e-300", "NaN"))
+    with pytest.raises(DumpError, match="NaN is no number"):
+        read_dump(written)
+
+
 def test_everything_has_a_plain_form_or_says_that_it_has_none() -> None:
     class Odd:
         pass

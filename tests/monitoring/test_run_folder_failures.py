@@ -153,3 +153,39 @@ def test_an_update_reads_and_writes_the_same_however_long_the_run(tmp_path: Path
     assert late["syscw"] == early["syscw"]
     assert abs(late["wchar"] - early["wchar"]) < 100
     assert abs(late["rchar"] - early["rchar"]) < 100
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "kl.npy",
+            np.lib.format.magic(1, 0)
+            + b"\x76\x00"
+            + b"{'descr': '<f4', 'fortran_order': False, 'shape': (10**12,), }".ljust(117)
+            + b"\n",
+        ),
+        (
+            "kl.npy",
+            np.lib.format.magic(1, 0)
+            + b"\x76\x00"
+            + b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999,), }".ljust(117)
+            + b"\n",
+        ),
+        ("kl.npy", b"PK\x05\x06" + bytes(18)),
+        ("kl.npy", np.lib.format.magic(1, 0) + b"\x02\x00(\n"),
+        ("progress.csv", b"a" * 2**20),
+        ("updates.jsonl", b"[" * 200_000 + b"\n"),
+        ("updates.jsonl", make_report(2).to_json().replace('"text"', '"\\ud800"').encode() + b"\n"),
+        ("updates.jsonl", make_report(2).to_json().replace('"n_updates": 2', '"n_updates": "2"').encode() + b"\n"),
+        ("updates.jsonl", make_report(2, advantage_quantiles=(0.0,)).to_json().encode() + b"\n"),
+    ],
+    ids=["no shape", "huge", "zip", "header", "long row", "deep", "surrogate", "type", "quantiles"],
+)
+def test_a_run_goes_on_beside_a_file_that_is_not_what_it_says(tmp_path: Path, name: str, content: bytes) -> None:
+    folder = tmp_path / "run"
+    write(folder, 1, 2)
+    (folder / name).write_bytes(content)
+    write(folder, 3, 3, resume=True)
+    assert updates_in(folder) == ([3] if name == "updates.jsonl" else [1, 2, 3])
+    assert f"previous_1/{name}" in set_aside(folder)

@@ -39,8 +39,8 @@ def tags_of(layout: layout_pb2.Layout, logged: set[str]) -> list[str]:
 
 
 def evaluated(**kwargs: Any) -> Any:
-    # Large enough for two phases of the episode to be compared.
-    model = make_model(tensorboard_log="boards", n_steps=256, **kwargs)
+    # Large enough for two phases of the episode to be compared; what is dropped is counted in this mode only.
+    model = make_model(tensorboard_log="boards", n_steps=256, on_nonfinite="truncate", **kwargs)
     evaluation = EvalCallback(make_env(n_envs=1), eval_freq=48, n_eval_episodes=1, verbose=0)
     return model.learn(3 * 512, callback=[TrustRegionMonitor(), evaluation])
 

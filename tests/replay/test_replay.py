@@ -165,6 +165,21 @@ def test_a_dump_names_no_class_that_is_not_listed() -> None:
             recompute(changed(dump, policy=policy))
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_no_network_is_made_that_the_dump_does_not_hold() -> None:
+    dump, _ = dumped(make_model(n_steps=64))
+    wide = {**dump.arrays, "before/wide": np.zeros(30_000, np.float32)}  # what an integer may be, by the largest shape
+    policy = {**dump.header["policy"], "kwargs": {"net_arch": [30_000, 30_000]}}
+    with pytest.raises(DumpError, match="describes a larger policy than it holds"):
+        recompute(Dump({**dump.header, "policy": policy}, wide))
+
+
 def test_what_does_not_hold_together_is_said() -> None:
     dump, _ = dumped(make_model(n_steps=64))
     for broken in (
@@ -180,6 +195,9 @@ def test_what_does_not_hold_together_is_said() -> None:
         Dump(dump.header, {**dump.arrays, "batch/rewards": np.array(["text"])}),
         changed(dump, settings={**dump.header["settings"], "target_kl": -1}),
         changed(dump, settings={**dump.header["settings"], "n_steps": 63}),
+        changed(dump, settings={**dump.header["settings"], "n_critic_updates": 10**9, "max_critic_updates": None}),
+        changed(dump, policy={**dump.header["policy"], "kwargs": {"net_arch": [8] * 20_000}}),
+        changed(dump, policy={**dump.header["policy"], "kwargs": {"net_arch": nested(2000)}}),
         Dump({k: v for k, v in dump.header.items() if k != "settings"}, dump.arrays),
         Dump(dump.header, {k: v for k, v in dump.arrays.items() if k != "batch/returns"}),
         Dump(dump.header, {**dump.arrays, "before/action_net.weight": np.zeros((1, 1), np.float32)}),

@@ -356,7 +356,7 @@ def test_an_observation_that_is_not_finite_stops_before_the_network_sees_it() ->
 
     env = DummyVecEnv([lambda: Watching(OBSERVATIONS["vector"][0], BOX)])
     model = with_extractor(Spy, env=env, n_steps=32)
-    with pytest.raises(NonFiniteError, match="environment 0, step 5"):
+    with pytest.raises(NonFiniteError, match="environment 0, step 4"):
         collect(model)
     assert model._recorder.collection == ACTOR_ALONE
     assert all(bool(torch.isfinite(x).all()) for x in seen)

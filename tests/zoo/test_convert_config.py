@@ -151,6 +151,10 @@ def test_our_own_arguments_are_found() -> None:
         ("Hopper-v5: {", "joint", "no valid YAML"),
         ("just text", "joint", "not a Zoo YAML"),
         ("Hopper-v5: 3", "joint", "not a Zoo YAML"),
+        ("Hopper-v5: {env_wrapper: antigravity.Fly}", "joint", "env_wrapper antigravity.Fly is code that would be run"),
+        ("this:Hopper-v5: {}", "joint", "a file may not name a module to import"),
+        ("Hopper-v5: {target_kl: 1.7e+308}", "joint", "is too large"),
+        ("Hopper-v5: {x: &a [*a]}", "joint", "a reference to what it is a part of"),
     ],
 )
 def test_what_cannot_be_converted_is_one_line_and_no_file(

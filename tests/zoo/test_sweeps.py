@@ -18,7 +18,9 @@ import sb3_trpo_ext.zoo.sweep as module
 from sb3_trpo_ext import TRPO, zoo
 from sb3_trpo_ext.monitoring.wandb_rows import RETURN
 from sb3_trpo_ext.zoo import config_file
-from sb3_trpo_ext.zoo.sweep import BY_FLAGS, MONITOR
+from sb3_trpo_ext.zoo.entry import BY_FLAGS
+from sb3_trpo_ext.zoo.sweep import MONITOR
+from sb3_trpo_ext.zoo.yaml_files import ConfigError
 
 FOLDER = config_file().parent / "sweeps"
 NAMES = ["mujoco", "classic_control"]
@@ -162,14 +164,21 @@ def test_without_a_sweep_our_yaml_is_used_and_it_is_said(
 
 
 def test_what_would_have_no_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_run(monkeypatch, {"target_lk": 0.05, "seed": 1, "gamma": 0.9})
+    fake_run(monkeypatch, {"gamma": 0.9, "target_lk": 0.05})
     run = sys.modules["wandb"].run  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="the sweep's seed, target_lk: no hyperparameter"):
+    with pytest.raises(ValueError, match=r"the sweep: unknown key target_lk=0\.05.*did you mean target_kl"):
         _ = module.hyperparams
     assert run.ended == [2]
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         _ = module.other
     assert set(inspect.signature(TRPO.__init__).parameters) >= BY_FLAGS
+
+
+def test_what_is_impossible_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_run(monkeypatch, {"cg_max_steps": 2.5})
+    with pytest.raises(ConfigError, match=r"the sweep: cg_max_steps=2\.5 is impossible: it must be an integer >= 1"):
+        _ = module.hyperparams
+    assert sys.modules["wandb"].run.ended == [2]  # type: ignore[attr-defined]
 
 
 def test_integers_that_come_as_floats_are_integers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +187,6 @@ def test_integers_that_come_as_floats_are_integers(monkeypatch: pytest.MonkeyPat
         "max_critic_updates": 5.0,
         "n_envs": 2.0,
         "gamma": 1.0,
-        "cg_max_steps": 2.5,
         "policy": "MlpPolicy",
     }
     fake_run(monkeypatch, given)
@@ -186,7 +194,7 @@ def test_integers_that_come_as_floats_are_integers(monkeypatch: pytest.MonkeyPat
     found = {name: entry[name] for name in given}
     assert found == given
     types_ = [type(value) for value in found.values()]
-    assert types_ == [int, int, int, float, float, str]
+    assert types_ == [int, int, int, float, str]
     assert sys.modules["wandb"].run.ended == []  # type: ignore[attr-defined]
 
 

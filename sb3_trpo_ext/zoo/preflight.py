@@ -1,0 +1,236 @@
+"""
+Before the Zoo trains: its own flags and configuration, judged before it makes anything (a W&B run, a folder, workers).
+
+The Zoo's parser is the Zoo's, so the check hangs on it: as soon as the flags are parsed, the configuration is read as the Zoo
+will read it, and one environment and the model are made and closed again, without a trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+import sys
+import types
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gymnasium as gym
+import rl_zoo3.train
+from rl_zoo3 import ALGOS
+from rl_zoo3.exp_manager import ExperimentManager
+
+from sb3_trpo_ext.sb3.naming import maybe
+from sb3_trpo_ext.sb3.validation import LARGEST_SEED, OF_SB3, SIZE, Rule, is_integer, refuse_impossible
+from sb3_trpo_ext.zoo.entry import check_entry
+from sb3_trpo_ext.zoo.yaml_files import ConfigError, read_yaml
+
+FLAGS: dict[str, Rule] = {
+    "device": OF_SB3["device"],
+    "seed": Rule(lambda value: is_integer(value, -1) and value <= LARGEST_SEED, f"an integer in [-1, {LARGEST_SEED}]"),
+    **dict.fromkeys(("n_eval_envs", "eval_episodes", "n_trials"), SIZE),
+}
+"""Flags that the Zoo takes as they come."""
+
+SHOW_TRACEBACK = "(--verbose 2 shows where)"
+
+
+class CheckingParser(argparse.ArgumentParser):
+    """The Zoo's parser; what is wrong is one line instead of a page of usage, and is found before anything is made."""
+
+    def error(self, message: str) -> NoReturn:
+        """
+        Refuse a command line.
+
+        :param message: what is wrong with it
+        :raises ConfigError: saying so
+        """
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        wrong = next((word for word in message.split() if word.startswith("-")), "")
+        near = maybe(wrong, flags) if message.startswith("unrecognized") and wrong else ""
+        raise ConfigError(f"{message}{near} (-h lists the flags)")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """
+        Parse, and judge what was parsed.
+
+        :param args: the command line
+        :param namespace: as of argparse
+        :return: the flags
+        :raises ConfigError: for the first mistake
+        """
+        try:
+            parsed = super().parse_args(args, namespace)
+        except (SyntaxError, NameError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(
+                f"-params and --env-kwargs take name:value with a Python value ({error}): text needs quotes, as in "
+                "policy:\"'MlpPolicy'\""
+            ) from error
+        check(parsed)
+        return parsed
+
+
+def install() -> None:
+    """Let the Zoo's trainings be judged before they begin."""
+    checking = types.SimpleNamespace(**{**vars(argparse), "ArgumentParser": CheckingParser})
+    vars(rl_zoo3.train).update(argparse=checking)
+
+
+def check(args: argparse.Namespace) -> None:
+    """
+    Judge a command line of the Zoo's ``train``.
+
+    :param args: its flags; those of other algorithms than ours are not judged
+    :raises ConfigError: for the first mistake
+    """
+    if args.algo != "trpo":
+        return
+    try:
+        refuse_impossible({name: value for name, value in vars(args).items() if name in FLAGS}, FLAGS, "train")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    _check_log_folder(Path(args.log_folder))
+    _import_packages(args.gym_packages)
+    if args.env not in gym.registry:
+        raise ConfigError(f"--env {args.env}: no environment is registered under this id{maybe(args.env, gym.registry)}")
+    entries = _entries(args.conf_file)
+    manager = _manager(args)
+    entry, where = _entry(manager, args, entries)
+    check_entry(entry, where)
+    rehearse(manager, entry, where, args.verbose)
+    if entries is not None and args.env not in entries and not where.endswith("atari"):
+        print(
+            f"sb3_trpo_ext: {args.conf_file} has no entry {args.env}{maybe(args.env, entries)}: `default` is used",
+            file=sys.stderr,
+        )
+
+
+def _check_log_folder(folder: Path) -> None:
+    there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "may not be written to" if there.is_dir() else "is no folder"
+        raise ConfigError(f"--log-folder {folder}: {there} {why}")
+
+
+def _import_packages(names: list[str]) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever an import runs
+            raise ConfigError(f"--gym-packages {name}: can't be imported: {' '.join(str(error).split())}") from error
+
+
+def _entries(conf_file: str | None) -> dict[str, Any] | None:
+    """Read strictly what the Zoo will read: all entries, or None for the Zoo's own file."""
+    if conf_file is None:
+        return None
+    what = f"--conf-file {conf_file}"
+    if conf_file.endswith((".yml", ".yaml")):
+        entries = read_yaml(Path(conf_file))
+    elif conf_file.endswith(".py"):
+        if not Path(conf_file).is_file():
+            raise ConfigError(f"{what}: there is no such file")
+        return None  # code: the Zoo runs it
+    else:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                entries = importlib.import_module(conf_file).hyperparams
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{what}: is no .yml, .yaml or .py file, and no module can be imported by that name") from error
+        except AttributeError as error:
+            raise ConfigError(f"{what}: the module has no dictionary `hyperparams`") from error
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{what}: must map each environment id to its hyperparameters")
+    return entries
+
+
+def _manager(args: argparse.Namespace) -> ExperimentManager:
+    """The Zoo's, that it would make itself, but silent and with no evaluation."""
+    return ExperimentManager(
+        args,
+        args.algo,
+        args.env,
+        args.log_folder,
+        n_timesteps=args.n_timesteps,
+        eval_freq=-1,
+        hyperparams=args.hyperparams,
+        env_kwargs=args.env_kwargs,
+        eval_env_kwargs=args.eval_env_kwargs,
+        trained_agent=args.trained_agent,
+        storage=args.storage,
+        study_name=args.study_name,
+        verbose=0,
+        device=args.device,
+        config=args.conf_file,
+        trial_id=args.trial_id,
+    )
+
+
+def _entry(manager: ExperimentManager, args: argparse.Namespace, entries: dict[str, Any] | None) -> tuple[Any, str]:
+    """What the Zoo will use: the entry with a trial and ``-params`` over it; and where it stands."""
+    key = args.env
+    if entries is not None and key not in entries:
+        key = "atari" if manager.is_atari(args.env) and "atari" in entries else "default"
+        if key not in entries:
+            raise ConfigError(f"{args.conf_file}: has no entry {args.env}, and no `default`{maybe(args.env, entries)}")
+    where = f"{args.conf_file or 'the configuration'}: {key}"
+    if entries is not None and not isinstance(entries[key], dict):
+        raise ConfigError(f"{where}: must be hyperparameters by name")
+    with _silent():
+        try:
+            return manager.read_hyperparameters()[0], where
+        except Exception as error:  # of a study, or of code in a .py
+            raise ConfigError(f"{where}: can't be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def _silent() -> Any:
+    quiet = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def rehearse(manager: ExperimentManager, entry: dict[str, Any], where: str, verbose: int) -> None:
+    """
+    Make one environment and the model, and close them again.
+
+    :param manager: the Zoo's
+    :param entry: what it has read
+    :param where: that stands, for the message
+    :param verbose: from 2, an error keeps its traceback
+    :raises ConfigError: if one of them can't be made
+    """
+    opened: list[Any] = []
+    what = "the configuration can't be used"
+    try:
+        with _silent():
+            quiet = {key: value for key, value in entry.items() if key != "callback"}
+            hyperparams, wrapper, _, manager.vec_env_wrapper = manager._preprocess_hyperparams(quiet)
+
+            def remembered(env: gym.Env) -> gym.Env:
+                opened.append(env)
+                return env if wrapper is None else wrapper(env)
+
+            what = "the environment can't be made"
+            manager.env_wrapper = remembered
+            venv = manager.create_envs(1, no_log=True)
+            what = "the model can't be made"
+            if not manager.continue_training:
+                ALGOS[manager.algo](env=venv, device=manager.device, verbose=0, **hyperparams)
+    except Exception as error:  # whatever an environment of anybody's raises
+        if verbose >= 2:
+            raise
+        text = " ".join(str(error).split())
+        detail = (
+            text.removeprefix("TRPO: ") if text.startswith("TRPO: ") else f"{type(error).__name__}: {text} {SHOW_TRACEBACK}"
+        )
+        raise ConfigError(f"{where}: {what}: {detail}") from error
+    finally:
+        for env in opened:
+            env.close()
