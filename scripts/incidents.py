@@ -68,7 +68,9 @@ def run_missing(letters: list[str], seeds: list[int], store: Store, console: Con
             outcome = train(incident, side, seed, Path(folder))
         store.add(incident, side, seed, outcome)
         said = " ".join(f"{code}@{update}" for code, update in outcome.alarms)
-        console.print(f"[{number}/{len(missing)}] {incident.letter} {side}, seed {seed}: {outcome.seconds:.0f} s {said}", markup=False)
+        console.print(
+            f"[{number}/{len(missing)}] {incident.letter} {side}, seed {seed}: {outcome.seconds:.0f} s {said}", markup=False
+        )
 
 
 def keep_folders(letters: list[str], seeds: list[int], folder: Path, console: Console) -> None:

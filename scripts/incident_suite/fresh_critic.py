@@ -9,7 +9,7 @@ from torch import nn
 
 from incident_suite.scenario import Incident, Kit
 
-ONSET = 16
+ONSET = 24
 TRUSTING = {"gae_lambda": 0.8}
 
 
@@ -56,7 +56,7 @@ def properly() -> list[BaseCallback]:
 INCIDENT = Incident(
     letter="b",
     name="an undertrained critic",
-    updates=36,
+    updates=42,
     onset=ONSET,
     trouble=f"at update {ONSET} the critic is a new one, with n_critic_updates=1 and learning_rate=1e-6; gae_lambda=0.8",
     cure="n_critic_updates=10, learning_rate=1e-3, min_explained_variance=0.1",

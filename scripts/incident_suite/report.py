@@ -74,7 +74,9 @@ def page(incidents: list[Incident], rows: list[Row]) -> str:
 
 
 def _section(incident: Incident, rows: list[Row]) -> str:
-    verdict = "It counts." if counts(incident, rows) else "**It does not count**: sb3-contrib's return does not fall often enough."
+    verdict = (
+        "It counts." if counts(incident, rows) else "**It does not count**: sb3-contrib's return does not fall often enough."
+    )
     table = [
         "| side | seeds | best | end | fell at update | died at update | alarms after the onset: seeds | ahead | entropy left |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -164,7 +166,9 @@ def draw(incident: Incident, rows: list[Row], path: Path) -> None:
             axis.plot(x[some], np.nanmedian(means[:, some], axis=0), linewidth=2, label=side, **LOOKS[side])
         if incident.onset > 1:
             axis.axvline(incident.onset, color="0.4", linestyle=":", linewidth=1)
-        axis.set(xlabel="update", ylabel="return, mean of ten updates", ylim=(0, 520), title=f"({incident.letter}) {incident.name}")
+        axis.set(
+            xlabel="update", ylabel="return, mean of ten updates", ylim=(0, 520), title=f"({incident.letter}) {incident.name}"
+        )
         axis.legend(frameon=False, fontsize=8, loc="upper left")
         text = f"{TASK}; thin: seeds, bold: their median, cross: a run that died, dotted: onset\n{COMMAND}"
         figure.suptitle(text, fontsize=7, color="0.3")

@@ -48,7 +48,17 @@ def test_both_algorithms_get_the_same_settings(letter: str, tmp_path: Path) -> N
         ours, _ = make_model(incident, OURS, 7, tmp_path)
     assert type(theirs) is sb3_contrib.TRPO
     assert type(ours) is sb3_trpo_ext.TRPO
-    same = ("target_kl", "n_steps", "batch_size", "gamma", "gae_lambda", "cg_damping", "n_critic_updates", "learning_rate", "seed")
+    same = (
+        "target_kl",
+        "n_steps",
+        "batch_size",
+        "gamma",
+        "gae_lambda",
+        "cg_damping",
+        "n_critic_updates",
+        "learning_rate",
+        "seed",
+    )
     assert {name: getattr(theirs, name) for name in same} == {name: getattr(ours, name) for name in same}
     assert ours.kl_unit == "mean"
     assert type(theirs.policy) is type(ours.policy)
@@ -160,7 +170,9 @@ def test_runs_once_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def pretend(incident: Incident, side: str, seed: int, folder: Path) -> Outcome:
         done.append((incident.letter, side, seed))
         falls = side == CONTRIB
-        return outcome([100.0] * 5 + [500.0] * 10 + [9.0 if falls else 500.0] * 10, alarms=[("TR201", 17)] if side == OURS else [])
+        return outcome(
+            [100.0] * 5 + [500.0] * 10 + [9.0 if falls else 500.0] * 10, alarms=[("TR201", 17)] if side == OURS else []
+        )
 
     monkeypatch.setattr(incidents, "train", pretend)
     command = ["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--incident", "g", "e", "--seeds", "1", "2", "3"]
@@ -214,5 +226,3 @@ def test_a_missing_extra_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(__import__("sys").modules, "incident_suite.report", None)
     with pytest.raises(SystemExit, match="pip install"):
         incidents.main(["--report", "--results", str(tmp_path), "--docs", str(tmp_path)])
-
-
