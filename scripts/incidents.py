@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from evidence.provenance import REPO
 from incident_suite import broken_sensor, curvature, fresh_critic, large_steps, loophole, stale_workers
-from incident_suite.scenario import CURED, OURS, Incident
+from incident_suite.scenario import CURED, OURS, SIDES, Incident
 from incident_suite.store import Store
 from incident_suite.training import train
 from rich.console import Console
@@ -45,6 +45,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--incident", nargs="+", choices=list(INCIDENTS), default=list(INCIDENTS), help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="N", help="default: 1 to 5")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="default: all")
     parser.add_argument("--report", action="store_true", help="train nothing")
     parser.add_argument("--folders", type=Path, metavar="DIR", help="make the runs of ours again and keep their run folders")
     parser.add_argument("--results", type=Path, default=REPO / "results", help="folder of the CSVs (default: results/)")
@@ -52,25 +53,29 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run_missing(letters: list[str], seeds: list[int], store: Store, console: Console) -> None:
+def run_missing(letters: list[str], sides: list[str], seeds: list[int], store: Store, console: Console) -> None:
     """
     Make the runs that are not there yet, seed by seed.
 
     :param letters: of the incidents
+    :param sides: of ``SIDES``
     :param seeds: the seeds
     :param store: finished runs
     :param console: where to say so
     """
-    wanted = [(INCIDENTS[letter], side, seed) for seed in seeds for letter in letters for side in INCIDENTS[letter].sides()]
-    missing = {(i.key(side), seed): (i, side, seed) for i, side, seed in wanted if not store.has(i.key(side), seed)}
-    for number, (incident, side, seed) in enumerate(missing.values(), start=1):
+    missing: dict[tuple[str, int], tuple[Incident, str]] = {}
+    for seed in seeds:
+        for incident in map(INCIDENTS.__getitem__, letters):
+            for side in incident.sides():
+                if side in sides and not store.has(incident.key(side), seed):
+                    missing.setdefault((incident.key(side), seed), (incident, side))
+    for number, ((_, seed), (incident, side)) in enumerate(missing.items(), start=1):
         with tempfile.TemporaryDirectory() as folder:
             outcome = train(incident, side, seed, Path(folder))
         store.add(incident, side, seed, outcome)
-        said = " ".join(f"{code}@{update}" for code, update in outcome.alarms)
-        console.print(
-            f"[{number}/{len(missing)}] {incident.letter} {side}, seed {seed}: {outcome.seconds:.0f} s {said}", markup=False
-        )
+        said = " ".join(f"{code}@{update}" for code, update in outcome.alarms) + outcome.died[:60]
+        place = f"[{number}/{len(missing)}] ({incident.letter}) {side}, seed {seed}"
+        console.print(f"{place}: {outcome.seconds:.0f} s {said}", markup=False)
 
 
 def keep_folders(letters: list[str], seeds: list[int], folder: Path, console: Console) -> None:
@@ -105,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     store = Store(args.results)
     if not args.report:
-        run_missing(args.incident, args.seeds, store, console)
+        run_missing(args.incident, args.sides, args.seeds, store, console)
     try:
         from incident_suite.report import write_report
     except ImportError as error:

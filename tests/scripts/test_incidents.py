@@ -13,7 +13,6 @@ from incident_suite.scenario import BASE, CONTRIB, CURED, HEALTHY, OURS, Inciden
 from incident_suite.store import Store
 from incident_suite.training import Outcome, train
 from incident_suite.verdict import judge, running_means
-from rich.console import Console
 
 import sb3_trpo_ext
 from sb3_trpo_ext import StaleBatchError
@@ -35,7 +34,8 @@ def test_every_side_of_every_incident_runs(letter: str, tmp_path: Path) -> None:
     for side in incident.sides():
         outcome = train(incident, side, 0, tmp_path / side, updates=2)
         assert (outcome.died, len(outcome.returns), outcome.left) == ("", 2, True)
-        assert outcome.entropy is not None and outcome.entropy > 0.0
+        assert outcome.entropy is not None
+        assert outcome.entropy > 0.0
 
 
 @pytest.mark.parametrize("letter", list(incidents.INCIDENTS))
