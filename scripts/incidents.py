@@ -78,18 +78,19 @@ def run_missing(letters: list[str], sides: list[str], seeds: list[int], store: S
         console.print(f"{place}: {outcome.seconds:.0f} s {said}", markup=False)
 
 
-def keep_folders(letters: list[str], seeds: list[int], folder: Path, console: Console) -> None:
+def keep_folders(letters: list[str], sides: list[str], seeds: list[int], folder: Path, console: Console) -> None:
     """
     Make runs of ours for a person to look at; no row is written.
 
     :param letters: of the incidents
+    :param sides: of ``SIDES``; theirs have no run folder
     :param seeds: the seeds
     :param folder: of the run folders
     :param console: where to say so
     """
     for letter in letters:
         for side in INCIDENTS[letter].sides():
-            for seed in seeds if side in (OURS, CURED) else ():
+            for seed in seeds if side in (OURS, CURED) and side in sides else ():
                 place = folder / f"{letter}_{'cured' if side == CURED else 'ours'}_{seed}"
                 outcome = train(INCIDENTS[letter], side, seed, place)
                 console.print(f"{place}: {outcome.died or 'finished'}", markup=False)
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     console = Console(soft_wrap=True, highlight=False)
     if args.folders:
-        keep_folders(args.incident, args.seeds, args.folders, console)
+        keep_folders(args.incident, args.sides, args.seeds, args.folders, console)
         return 0
     store = Store(args.results)
     if not args.report:

@@ -1,4 +1,4 @@
-"""(c) A system that conjugate gradient can hardly solve, and its neighbour: curvature of a policy that is not the one that acts."""
+"""(c) A system that conjugate gradient can hardly solve, and (h) a policy that acts otherwise than it is trained."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ UNDAMPED = Incident(
     onset=1,
     trouble="cg_damping=0: the Fisher matrix of a network is singular",
     cure="cg_damping=0.1",
+    alarms=("TR104",),
     kit=Kit({"cg_damping": 0.0}),
     cured=Kit(),
 )

@@ -60,6 +60,7 @@ INCIDENT = Incident(
     onset=ONSET,
     trouble=f"at update {ONSET} the critic is a new one, with n_critic_updates=1 and learning_rate=1e-6; gae_lambda=0.8",
     cure="n_critic_updates=10, learning_rate=1e-3, min_explained_variance=0.1",
+    alarms=("TR504", "TR601", "TR503"),
     kit=Kit(TRUSTING, callbacks=lazily),
     healthy=Kit(TRUSTING),
     cured=Kit(TRUSTING, callbacks=properly),

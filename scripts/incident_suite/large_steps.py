@@ -15,6 +15,7 @@ TOO_LARGE = Incident(
     onset=1,
     trouble="target_kl=1",
     cure="target_kl=0.01",
+    alarms=("TR201",),
     kit=Kit({"target_kl": 1.0}),
     cured=Kit(),
 )
@@ -26,6 +27,7 @@ DYING_RELU = Incident(
     onset=1,
     trouble="ReLU networks, target_kl=1",
     cure="target_kl=0.01",
+    alarms=("TR301", "TR303"),
     kit=Kit({"target_kl": 1.0, **RELU}),
     healthy=Kit(RELU),
     cured=Kit(RELU),

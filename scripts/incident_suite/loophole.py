@@ -44,6 +44,7 @@ INCIDENT = Incident(
     onset=ONSET,
     trouble=f"from update {ONSET} on, every step costs {PENALTY} (the pole's own reward is 1); target_kl=0.03",
     cure='TrustRegionMonitor(on_trouble="stop")',
+    alarms=("TR201", "TR202"),
     kit=Kit(QUICK, wrapper=lambda env, _: StepPenalty(env)),
     healthy=Kit(QUICK),
     monitor={"on_trouble": "stop"},

@@ -14,12 +14,31 @@ from evidence.store import write_whole
 from rich.console import Console
 
 from incident_suite.scenario import BEST_RETURN, CONTRIB, CURED, HEALTHY, OURS, RANDOM_RETURN, SIDES, TASK, Incident
-from incident_suite.verdict import FALL, LEAST, running_means
+from incident_suite.verdict import ENOUGH, FALL, LEAST, running_means
 
 Row = dict[str, Any]
 FRAGMENT = "incidents.md"
 LOOKS = style_of([OURS, CONTRIB, CURED, HEALTHY])
 COMMAND = "python scripts/incidents.py"
+DEFINITIONS = f"""\
+Task: {TASK} (random policy {RANDOM_RETURN:g}, best {BEST_RETURN:g}), 8 environments, 1,024 samples an update, sb3-contrib's
+defaults but for what is said. The return of an update is the mean of the training episodes that ended during its rollout. A
+run *falls* at the first update at which the mean of the last ten such returns is below the best one that the run has had by more
+than {FALL:.0%} of the range, {FALL * (BEST_RETURN - RANDOM_RETURN):.0f}. An incident counts where sb3-contrib's run falls, or
+dies of an exception, on at least {LEAST} of {ENOUGH} seeds. *Best* and *end* are medians of the best and of the last ten-update mean.
+*Ahead*: median number of updates from the first of the alarms that are about the trouble (named in each section) to the fall
+of the same run, where both came; below zero, the alarm came after the fall. Other alarms are listed, not counted."""
+COLUMNS = (
+    "side",
+    "seeds",
+    "best",
+    "end",
+    "fell at update",
+    "died at update",
+    "alarms from the onset on",
+    "ahead",
+    "entropy left",
+)
 
 
 def write_report(incidents: Iterable[Incident], rows: list[Row], docs: Path, console: Console) -> None:
@@ -61,32 +80,29 @@ def page(incidents: list[Incident], rows: list[Row]) -> str:
         "# Incidents: the numbers",
         f"Written by `{COMMAND}`: do not edit. The stories are in [debugging](debugging.md); every run is a row of "
         "`results/incidents.csv`.",
-        f"Task: {TASK} (random policy {RANDOM_RETURN:g}, best {BEST_RETURN:g}). The return of an update is the mean of the "
-        "training episodes that ended during its rollout. A run *falls* at the first update at which the mean of the last ten "
-        f"such returns is below the best one that the run has had by more than {FALL:.0%} of the range, "
-        f"{FALL * (BEST_RETURN - RANDOM_RETURN):.0f}. An incident counts where sb3-contrib's run falls, or dies of an exception, "
-        f"on at least {LEAST} of 5 seeds. *Best* and *end* are medians of the best and the last ten-update mean; *first alarm*: "
-        "what was raised first of what was raised in that run after the trouble began; *ahead*: median number of updates from "
-        "that alarm to the fall of the same run, of the runs that fell.",
+        DEFINITIONS,
         *(_section(incident, rows) for incident in incidents),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _section(incident: Incident, rows: list[Row]) -> str:
-    verdict = (
-        "It counts." if counts(incident, rows) else "**It does not count**: sb3-contrib's return does not fall often enough."
-    )
+    seeds, verdict = len(_of(incident, CONTRIB, rows)), "It counts."
+    if not counts(incident, rows):
+        verdict = "**It does not count**: sb3-contrib's return does not fall often enough."
+        if seeds < ENOUGH:
+            verdict = f"**Not decided**: {seeds} of {ENOUGH} seeds have been run."
     table = [
-        "| side | seeds | best | end | fell at update | died at update | alarms after the onset: seeds | ahead | entropy left |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {' | '.join(COLUMNS)} |",
+        "| --- " * len(COLUMNS) + "|",
         *(_line(incident, side, found) for side in SIDES if (found := _of(incident, side, rows))),
     ]
     cure = f" Cure: {incident.cure}." if incident.cure else ""
+    about = f" Alarms about it: {', '.join(incident.alarms)}." if incident.alarms else ""
     return "\n\n".join(
         [
             f"## ({incident.letter}) {incident.name}",
-            f"{incident.trouble[0].upper()}{incident.trouble[1:]}.{cure} {verdict}",
+            f"{incident.trouble[0].upper()}{incident.trouble[1:]}.{cure}{about} {verdict}",
             "\n".join(table),
             f"![Return of {incident.name}](figures/incident_{incident.letter}.svg)",
         ]
@@ -122,7 +138,7 @@ def _raised(incident: Incident, row: Row) -> list[tuple[int, str]]:
 
 
 def _first(incident: Incident, row: Row) -> int | None:
-    return min((update for update, _ in _raised(incident, row)), default=None)
+    return min((update for update, code in _raised(incident, row) if code in incident.alarms), default=None)
 
 
 def _alarms(incident: Incident, found: list[Row]) -> str:

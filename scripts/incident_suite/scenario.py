@@ -63,6 +63,7 @@ class Incident:
     :param trouble: what is wrong, in words
     :param cure: what the third curve has, in words; empty: there is none yet
     :param kit: what the trouble is made of
+    :param alarms: of ours that are about this trouble, named before the reported seeds were run
     :param healthy: the same without the trouble
     :param cured: the trouble, with the cure; None: as ``kit``
     :param ours: arguments of ours, for the cure
@@ -76,6 +77,7 @@ class Incident:
     trouble: str
     cure: str
     kit: Kit
+    alarms: tuple[str, ...] = ()
     healthy: Kit = field(default_factory=Kit)
     cured: Kit | None = None
     ours: Settings = field(default_factory=dict)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from incident_suite.scenario import BEST_RETURN, RANDOM_RETURN
 
-WINDOW, FALL, LEAST = 10, 0.25, 3
+WINDOW, FALL, LEAST, ENOUGH = 10, 0.25, 3, 5
 
 
 @dataclass(frozen=True)

@@ -188,11 +188,29 @@ def test_runs_once_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "docs" / "figures" / "incident_g.svg").exists()
 
 
-def test_the_report_of_two_seeds_says_that_nothing_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incidents, "train", lambda *_: outcome([500.0] * 10 + [9.0] * 10))
-    command = ["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--incident", "g", "--seeds", "1", "2"]
+@pytest.mark.parametrize(
+    ("falls", "seeds", "verdict"),
+    [(2, 5, "**It does not count**"), (3, 5, "It counts."), (2, 2, "**Not decided**: 2 of 5 seeds"), (3, 3, "It counts.")],
+)
+def test_three_falls_of_five_seeds_count(
+    falls: int, seeds: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretend(incident: Incident, side: str, seed: int, folder: Path) -> Outcome:
+        return outcome([500.0] * 10 + [9.0 if side != CONTRIB or seed < falls else 500.0] * 10)
+
+    monkeypatch.setattr(incidents, "train", pretend)
+    command = [
+        "--results",
+        str(tmp_path),
+        "--docs",
+        str(tmp_path / "docs"),
+        "--incident",
+        "g",
+        "--seeds",
+        *map(str, range(seeds)),
+    ]
     assert incidents.main(command) == 0
-    assert "**It does not count**" in (tmp_path / "docs" / "incidents.md").read_text()
+    assert verdict in (tmp_path / "docs" / "incidents.md").read_text()
 
 
 def test_committed_rows_and_curves_belong_together(repo: Path) -> None:
