@@ -13,7 +13,8 @@ from torch import Tensor
 
 from incident_suite.scenario import Incident, Kit
 
-LAG, ONSET = 10, 11
+LAG, ONSET = 10, 15
+QUICK = {"target_kl": 0.02, "batch_size": 128}
 
 
 class WorkerPolicy(ActorCriticPolicy):
@@ -79,10 +80,11 @@ class Queue(BaseCallback):
 INCIDENT = Incident(
     letter="a",
     name="stale batches of several workers",
-    updates=45,
+    updates=65,
     onset=ONSET,
-    trouble=f"from update {ONSET} on, a queue: all 8 workers act with weights {LAG} versions old",
+    trouble=f"from update {ONSET} on, a queue: all 8 workers act with weights {LAG} versions old; target_kl=0.02",
     cure='on_stale_batch="skip"',
-    kit=Kit({}, WorkerPolicy, callbacks=lambda: [Queue()]),
+    kit=Kit(QUICK, WorkerPolicy, callbacks=lambda: [Queue()]),
+    healthy=Kit(QUICK),
     ours={"on_stale_batch": "skip"},
 )
