@@ -1,6 +1,5 @@
 """``scripts/incidents.py``: each scenario at a tiny size, the verdict, the store and the report; what each claims, slowly."""
 
-import csv
 import warnings
 from pathlib import Path
 from typing import Any
@@ -157,9 +156,9 @@ def test_a_finished_run_is_found_again_and_another_setting_is_another_run(tmp_pa
 
 def test_healthy_runs_are_shared_and_troubles_are_not() -> None:
     keys = {letter: {side: i.key(side) for side in i.sides()} for letter, i in incidents.INCIDENTS.items()}
-    assert keys["g"][HEALTHY] == keys["f"][HEALTHY] == keys["a"][HEALTHY]
+    assert keys["c"][HEALTHY] == keys["f"][HEALTHY] == keys["e"][HEALTHY]
     assert keys["g"][HEALTHY] != keys["b"][HEALTHY]
-    assert keys["g"][CURED] == keys["c"][CURED]
+    assert keys["g"][CURED] != keys["c"][CURED]  # another batch size
     ours = [found[OURS] for found in keys.values()]
     assert len(set(ours)) == len(ours)
 
@@ -177,9 +176,11 @@ def test_runs_once_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(incidents, "train", pretend)
     command = ["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--incident", "g", "e", "--seeds", "1", "2", "3"]
     assert incidents.main(command) == 0
-    assert len(done) == len(set(done)) == 3 * 7  # the two share their healthy runs
+    assert len(done) == len(set(done)) == 3 * 8
     assert incidents.main(command) == 0
-    assert len(done) == 3 * 7
+    assert len(done) == 3 * 8
+    assert incidents.main([*command, "--incident", "c", "--sides", HEALTHY]) == 0
+    assert len(done) == 3 * 8  # that of (e)
     page = (tmp_path / "docs" / "incidents.md").read_text()
     assert "It counts." in page
     assert "does not count" not in page
@@ -213,13 +214,11 @@ def test_three_falls_of_five_seeds_count(
     assert verdict in (tmp_path / "docs" / "incidents.md").read_text()
 
 
-def test_committed_rows_and_curves_belong_together(repo: Path) -> None:
-    with (repo / "results" / "incidents.csv").open(newline="") as file:
-        runs = [(row["key"], row["seed"]) for row in csv.DictReader(file)]
-    with (repo / "results" / "incident_curves.csv").open(newline="") as file:
-        curves = [(row["key"], row["seed"]) for row in csv.DictReader(file)]
-    assert runs == curves
-    assert len(set(runs)) == len(runs)
+def test_every_committed_row_has_its_curve(repo: Path) -> None:
+    rows = Store(repo / "results").rows()
+    assert rows
+    assert all(len(row["returns"]) == int(row["updates"]) for row in rows)
+    assert len({(row["key"], row["seed"]) for row in rows}) == len(rows)
 
 
 @pytest.mark.slow
