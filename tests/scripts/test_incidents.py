@@ -16,7 +16,7 @@ from incident_suite.verdict import judge, running_means
 import sb3_trpo_ext
 from sb3_trpo_ext import StaleBatchError
 
-EXPECTED = {"d": "TR301", "g": "TR201", "c": "TR104", "b": "TR601", "e": "TR201"}
+EXPECTED = {"d": "TR301", "g": "TR201", "c": "TR104", "b": "TR504", "e": "TR201"}
 """Alarm of ours that an incident claims, on seed 1 (which of them are raised on how many seeds: results/incidents.csv)."""
 
 
@@ -156,7 +156,7 @@ def test_a_finished_run_is_found_again_and_another_setting_is_another_run(tmp_pa
 
 def test_healthy_runs_are_shared_and_troubles_are_not() -> None:
     keys = {letter: {side: i.key(side) for side in i.sides()} for letter, i in incidents.INCIDENTS.items()}
-    assert keys["c"][HEALTHY] == keys["f"][HEALTHY] == keys["e"][HEALTHY]
+    assert keys["c"][HEALTHY] == keys["f"][HEALTHY] == keys["h"][HEALTHY]
     assert keys["g"][HEALTHY] != keys["b"][HEALTHY]
     assert keys["g"][CURED] != keys["c"][CURED]  # another batch size
     ours = [found[OURS] for found in keys.values()]
@@ -179,8 +179,9 @@ def test_runs_once_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(done) == len(set(done)) == 3 * 8
     assert incidents.main(command) == 0
     assert len(done) == 3 * 8
-    assert incidents.main([*command, "--incident", "c", "--sides", HEALTHY]) == 0
-    assert len(done) == 3 * 8  # that of (e)
+    for letter in "fc":  # the two share their healthy runs
+        assert incidents.main([*command, "--incident", letter, "--sides", HEALTHY]) == 0
+        assert len(done) == 3 * 9
     page = (tmp_path / "docs" / "incidents.md").read_text()
     assert "It counts." in page
     assert "does not count" not in page
@@ -230,12 +231,12 @@ def test_the_alarm_that_an_incident_claims_is_raised(letter: str, code: str, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("letter", "error"), [("a", "StaleBatchError"), ("f", "NonFiniteError")])
-def test_ours_refuses_at_the_onset(letter: str, error: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("letter", "error", "unfinished"), [("a", "StaleBatchError", 0), ("f", "NonFiniteError", 1)])
+def test_ours_refuses_at_the_onset(letter: str, error: str, unfinished: int, tmp_path: Path) -> None:
     incident = incidents.INCIDENTS[letter]
     ended = train(incident, OURS, 1, tmp_path)
     assert ended.died.startswith(error)
-    assert len(ended.returns) == incident.onset
+    assert len(ended.returns) == incident.onset - unfinished  # (f) is found while the rollout is collected
     assert ended.left
 
 
