@@ -35,7 +35,7 @@ COLUMNS = (
     "best",
     "end",
     "fell at update",
-    "died at update",
+    "died after rollouts",
     "alarms from the onset on",
     "ahead",
     "entropy left",
@@ -103,7 +103,7 @@ def _section(incident: Incident, rows: list[Row]) -> str:
     return "\n\n".join(
         [
             f"## ({incident.letter}) {incident.name}",
-            f"{incident.trouble[0].upper()}{incident.trouble[1:]}.{cure}{about} {verdict}",
+            f"Trouble: {incident.trouble}.{cure}{about} {verdict}",
             "\n".join(table),
             f"![Return of {incident.name}](figures/incident_{incident.letter}.svg)",
         ]
