@@ -27,7 +27,8 @@ once when trouble begins, and again only after it has been over for five updates
 in numbers. With `on_trouble="stop"`, a critical one ends the run. Thresholds are arguments of the monitors; where their
 defaults come from is said beside them.
 
-What training looks like without trouble: `results/monitor_figures.csv`. The monitors' figures are logged as `monitor/*`.
+What training looks like without trouble: `results/monitor_figures.csv`; with it, told as stories: [debugging](debugging.md).
+The monitors' figures are logged as `monitor/*`.
 
 """
 
