@@ -1,8 +1,8 @@
 """
 One training in a process of its own: memory is given back, and a crash ends one trial.
 
-It reads a run from standard input, writes a line of JSON for each quarter, and goes on when it is answered with a line. When its
-input ends, as it does with its parent, it ends at the next quarter.
+It reads a run from standard input, writes a line of JSON for each quarter, and goes on when it is answered with a line. When
+its input ends, as it does with its parent, it ends at the next quarter.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def _without_merge(lines: list[str], anchor: str, merged: list[str]) -> list[str
             result.append(line)
             continue
         start = max(above for above in range(number) if lines[above] and not lines[above].startswith((" ", "#")))
-        own = {_key(other) for other in lines[start + 1 : _end_of(lines, start)]}
+        own = {_key(other) for other in lines[start + 1 : _end_of(lines, start)]} - {"<<"}
         result += [other for other in merged if _key(other) not in own]
     return result
 
@@ -87,6 +87,10 @@ def _key(line: str) -> str:
 
 def _check(before: str, after: str, task: str, entry: Entry) -> None:
     """Nothing else may have changed, and this entry must be read as what was trained."""
-    old, new = yaml.safe_load(before), yaml.safe_load(after)
+    old = yaml.safe_load(before)
+    try:
+        new = yaml.safe_load(after)
+    except yaml.YAMLError:
+        new = None
     if new != {**old, task: entry} or list(new) != list(old):
         raise BadInput(f"{task}: the file is written in a way that can't be edited safely; nothing was changed")
