@@ -68,6 +68,7 @@ def choose(tuning: Tuning, args: argparse.Namespace, console: Console) -> int:
     # A training that failed (a non-finite reward) says enough about its settings
     whole = [one for one in candidates if all(run.id in scores for run in one.runs)]
     if not whole or whole[0].name != CURRENT:
+        console.print(f"{tuning.task}: the current entry failed, so there is nothing to compare with", style="red")
         return 1
     means = {one.name: [scores[run.id] for run in one.runs] for one in whole}
     winner = max(whole, key=lambda one: statistics.mean(means[one.name]))

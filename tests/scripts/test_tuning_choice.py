@@ -28,6 +28,7 @@ from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.zoo import config_file
 from sb3_trpo_ext.zoo.convert_config import convert_text
 from tests.scripts.made_up_trials import SEEDS, Trainings, make_tuning
+from tests.zoo.tuned import TUNED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SHIPPED = config_file().read_text()
@@ -128,6 +129,7 @@ def test_the_winner_at_full_length_is_written_with_its_evidence(
                  f"best of {len(candidates)} at 1,000,000 steps (seeds 200 to 202)", "late return 1,201.0 ± 0.8",
                  "before 201.0 ± 0.8"):  # fmt: skip
         assert part in comment
+    assert TUNED.search(comment)
     assert "not tuned" not in comment
     assert max(map(len, lines)) <= 127 or max(map(len, SHIPPED.splitlines())) > 127
     convert_text(config.read_text(), "mean", [task])
