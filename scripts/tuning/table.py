@@ -26,8 +26,8 @@ PARAMETERS = (
     *("learning_rate_schedule", "batch_size", "pi_width", "vf_width", "activation_fn", "log_std_init", "ortho_init"),
     *("cg_max_steps", "cg_preconditioner", "norm_obs", "norm_reward"),
 )
-_KEY = ("study", "trial")
-_ENDS = ("point", "state", "value", "rungs", "reason", "seconds", "numerics_version", "commit", "dirty", "finished")
+_HEAD = ("task", "study", "trial", "point", "state", "value", "rungs")
+_TAIL = ("reason", "seconds", "numerics_version", "commit", "dirty", "finished")
 
 
 def readable(params: Params) -> Row:
@@ -60,6 +60,7 @@ def trial_row(tuning: Tuning, trial: FrozenTrial) -> Row:
     origin = {key: attributes.get(key) for key in ("point", "reason", "seconds", "numerics_version", "commit", "dirty")}
     seeds = {f"seed_{seed}": attributes[f"seed_{seed}"][-1] for seed in tuning.seeds if f"seed_{seed}" in attributes}
     return {
+        "task": tuning.task,
         "study": tuning.name,
         "trial": trial.number,
         **origin,
@@ -94,7 +95,7 @@ def export(tunings: list[Tuning], folder: Path) -> str:
             }
     seeds = sorted({key for row in rows.values() for key in row if key.startswith("seed_")})
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*_KEY, *_ENDS[:4], *seeds, *_ENDS[4:], *PARAMETERS], restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, [*_HEAD, *seeds, *_TAIL, *PARAMETERS], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows[key] for key in sorted(rows, key=lambda key: (key[0], int(key[1]))))
     write_whole(path, text.getvalue())

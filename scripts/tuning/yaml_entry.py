@@ -61,8 +61,8 @@ def _lines_of(entry: Entry) -> list[str]:
 
 def _scalar(value: Any) -> str:
     if isinstance(value, float):
-        # YAML 1.1 reads 1e-05 as text
-        return f"!!float {value:g}" if "e" in repr(value) or value >= 1e4 else repr(value)
+        short = f"{value:g}".replace("e+0", "e")  # which YAML 1.1 alone would read as text
+        return f"!!float {short}" if "e" in short and float(short) == value else repr(value)
     if isinstance(value, str):
         return value if re.fullmatch(r"[\w.]+", value) and not value.isdigit() else f'"{value}"'
     return yaml.safe_dump(value, default_flow_style=True, width=1_000).splitlines()[0]
