@@ -6,10 +6,11 @@ import inspect
 import math
 from typing import Any
 
-from evidence.configurations import BadInput, Entry
+from evidence.configurations import BadInput, Entry, zoo_entry
 from torch import nn
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.zoo.convert_config import convert_entry
 from sb3_trpo_ext.zoo.search_space import ACTIVATIONS, Params, settings_of
 
 CURRENT = "zoo_configs/trpo.yml"
@@ -57,28 +58,41 @@ _TIANSHOU: Params = {
 """examples/mujoco/mujoco_trpo.py: 1,024 samples, 20 critic steps on all of them (here 10 epochs of 2 minibatches)."""
 
 
-def starting_points(entry: Entry) -> dict[str, Params]:
+def starting_points(task: str, entry: Entry) -> dict[str, Params]:
     """
     List the points that a study begins with.
 
-    The exploration that a policy begins with, and the discount, are what published settings differ most in, beside what they
-    have in common: variants of the current entry cover them.
+    Published settings differ most in the first log std, the horizon and normalisation, beside the KL itself: variants of the
+    current entry cover them.
 
+    :param task: environment id
     :param entry: the current entry of this task
-    :return: points by name, the current entry first
+    :return: points by name, each once, the current entry first
     """
     current = params_of(entry)
-    long_horizon = {"one_minus_gamma": min(current["one_minus_gamma"], 0.002)}
-    return {
+    points = {
         CURRENT: current,
+        **_zoo_point(task),
         "current, log_std_init -1": {**current, "log_std_init": -1.0},
         "current, twice the KL": {**current, "target_kl": 2 * current["target_kl"]},
         "current, half the KL": {**current, "target_kl": current["target_kl"] / 2},
         "current, ReLU": {**current, "activation_fn": "relu"},
-        "current, long horizon": {**current, **long_horizon},
+        "current, long horizon": {**current, "one_minus_gamma": min(current["one_minus_gamma"], 0.002)},
+        "current, normalised": {**current, "norm_obs": True, "norm_reward": True},
         "Spinning Up": _SPINNING_UP,
         "Tianshou": _TIANSHOU,
     }
+    names = list(points)
+    return {name: points[name] for at, name in enumerate(names) if points[name] not in [points[one] for one in names[:at]]}
+
+
+def _zoo_point(task: str) -> dict[str, Params]:
+    """The RL Zoo's own settings, in joint units; nothing where it has none, or none that the space has."""
+    found = zoo_entry("trpo", task)
+    try:
+        return {"RL Zoo": params_of(convert_entry(task, found[0], "joint"))} if found else {}
+    except BadInput:
+        return {}
 
 
 def params_of(entry: Entry) -> Params:
@@ -154,11 +168,10 @@ def _policy_kwargs(entry: Entry) -> Params:
     kwargs = eval(text, {"nn": nn}) if isinstance(text, str) else text  # as the Zoo does
     widths = kwargs.get("net_arch", {"pi": [64, 64], "vf": [64, 64]})
     names = {activation: name for name, activation in ACTIVATIONS.items()}
-    point = {
+    return {
         "pi_width": widths["pi"][0],
         "vf_width": widths["vf"][0],
         "activation_fn": names[kwargs.get("activation_fn", nn.Tanh)],
         "log_std_init": kwargs.get("log_std_init", 0.0),
         "ortho_init": kwargs.get("ortho_init", True),
     }
-    return point

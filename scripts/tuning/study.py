@@ -154,7 +154,7 @@ def _begin(tuning: Tuning) -> optuna.Study:
         for trial in finished_trials(optuna.load_study(storage=storage, study_name=name)):
             if "imported" not in trial.user_attrs and _lies_in(tuning.space, trial):
                 study.add_trial(_imported(tuning.space, trial, name))
-    for point, params in starting_points(tuning.entry).items():
+    for point, params in starting_points(tuning.task, tuning.entry).items():
         fitting = {name: _nearest(tuning.space, name, value) for name, value in params.items()}
         study.enqueue_trial(fitting, user_attrs={"point": point}, skip_if_exists=point != CURRENT)
     return study

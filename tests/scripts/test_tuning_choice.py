@@ -195,7 +195,10 @@ def test_only_the_entry_and_its_comment_change() -> None:
     assert yaml.safe_load(text)["Hopper-v5"] == entry
 
 
-@pytest.mark.parametrize("value", [1e-05, 1.23456789e-05, 3.2e-4, 1e6, 1234567.5, 1.5, "lin_1e-05", "dict(pi=[64, 64])", "123", {"a": False}, True, 7])
+@pytest.mark.parametrize(
+    "value",
+    [1e-05, 1.23456789e-05, 3.2e-4, 1e6, 1234567.5, 1.5, "lin_1e-05", "dict(pi=[64, 64])", "123", {"a": False}, True, 7],
+)
 def test_every_value_is_read_as_it_was(value: Any) -> None:
     text = with_entry(SHIPPED, "Hopper-v5", {"policy": "MlpPolicy", "value": value}, "c")
     read_back = yaml.safe_load(text)["Hopper-v5"]["value"]

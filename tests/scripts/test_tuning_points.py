@@ -9,7 +9,7 @@ import pytest
 from evidence.configurations import BadInput, our_entry
 from evidence.runs import Run
 from optuna.samplers import RandomSampler
-from tuning.points import SEARCHED, entry_of, params_of, starting_points
+from tuning.points import CURRENT, SEARCHED, entry_of, params_of, starting_points
 from tuning.study import Tuning
 from tuning.training import TrialManager
 
@@ -80,7 +80,7 @@ def test_the_point_of_an_entry_that_we_ship_is_that_entry(task: str) -> None:
 @pytest.mark.parametrize("task", ENTRIES)
 def test_every_study_has_its_starting_points_in_its_space(task: str) -> None:
     space = widened(TUNING_SPACE, params_of(ENTRIES[task]))
-    for name, params in starting_points(ENTRIES[task]).items():
+    for name, params in starting_points(task, ENTRIES[task]).items():
         assert set(params) == set(space)
         for key, value in params.items():
             choices = getattr(space[key], "choices", None)
@@ -89,11 +89,24 @@ def test_every_study_has_its_starting_points_in_its_space(task: str) -> None:
 
 
 def test_published_points_are_in_the_space_as_they_are() -> None:
-    points = starting_points(ENTRIES["Hopper-v5"])
+    points = starting_points("Hopper-v5", ENTRIES["Hopper-v5"])
     for name in ("Spinning Up", "Tianshou"):
         assert widened(TUNING_SPACE, points[name]) == TUNING_SPACE
     assert entry_of(points["Tianshou"], ENTRIES["Hopper-v5"])["n_steps"] == 64
     assert entry_of(points["Spinning Up"], ENTRIES["Hopper-v5"])["n_steps"] == 4096
+
+
+def test_each_point_is_tried_once_and_the_zoos_own_settings_stay_one_of_them() -> None:
+    untuned = starting_points("Hopper-v5", ENTRIES["Hopper-v5"])
+    assert "RL Zoo" not in untuned  # they are the current entry
+    assert "current, normalised" not in untuned
+    tuned = starting_points("Hopper-v5", {**ENTRIES["Hopper-v5"], "gamma": 0.995})
+    assert tuned["RL Zoo"] == untuned[CURRENT]
+    lander = starting_points("LunarLander-v3", ENTRIES["LunarLander-v3"])
+    assert lander["current, normalised"]["norm_obs"] is not lander[CURRENT]["norm_obs"]
+    assert starting_points("Pusher-v5", ENTRIES["Pusher-v5"])
+    for points in (untuned, tuned, lander):
+        assert len({str(point) for point in points.values()}) == len(points)
 
 
 def test_only_what_is_searched_is_replaced() -> None:

@@ -54,7 +54,7 @@ def test_the_current_entry_is_the_first_trial_and_its_value_the_mean_of_its_seed
 def test_it_begins_with_what_is_known_to_be_good_then_draws(tmp_path: Path) -> None:
     tuning = make_tuning(tmp_path)
     trials = do(tuning, Trainings(), 12)
-    points = starting_points(tuning.entry)
+    points = starting_points(tuning.task, tuning.entry)
     assert [trial.user_attrs.get("point") for trial in trials] == [*points, None, None, None, None]
     assert [trial.params for trial in trials[: len(points)]] == list(points.values())
     assert len({str(sorted(trial.params.items())) for trial in trials}) == 12
@@ -63,7 +63,7 @@ def test_it_begins_with_what_is_known_to_be_good_then_draws(tmp_path: Path) -> N
 
 def test_a_hopeless_trial_is_given_up_before_its_second_seed(tmp_path: Path) -> None:
     tuning, trainings = make_tuning(tmp_path), Trainings()
-    do(tuning, Trainings(), len(starting_points(tuning.entry)))
+    do(tuning, Trainings(), len(starting_points(tuning.task, tuning.entry)))
     with claimed_study(tuning) as study:
         assert study is not None
         study.enqueue_trial({**params_of(tuning.entry), "target_kl": 0.3})
@@ -79,7 +79,7 @@ def test_an_interrupted_trial_goes_on_and_no_finished_seed_is_trained_again(tmp_
     with pytest.raises(KeyboardInterrupt):
         do(tuning, interrupted)
     # The starting points wait in front of it: this is the trial that goes on, wherever it stands
-    trials = do(tuning, trainings, len(starting_points(tuning.entry)))
+    trials = do(tuning, trainings, len(starting_points(tuning.task, tuning.entry)))
     (again,) = [trial for trial in trials if trial.user_attrs.get("point") == CURRENT]
     own = [run.seed for run in trainings.runs if run.entry == interrupted.runs[0].entry]
     assert own == list(SEEDS[scores_before // 4 :])
