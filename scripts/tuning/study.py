@@ -23,7 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sb3_trpo_ext.zoo.search_space import TUNING_SPACE, Space, widened
+from sb3_trpo_ext.zoo.search_space import TUNING_SPACE, Params, Space, widened
 from tuning.points import CURRENT, params_of, starting_points
 from tuning.pruner import RungPruner
 
@@ -73,7 +73,7 @@ class Tuning:
     @property
     def journal(self) -> Path:
         """File of the studies."""
-        return self.folder / f"{self.task}.log"
+        return self.folder / f"{self.task.replace('/', '-')}.log"
 
 
 def open_study(tuning: Tuning) -> optuna.Study | None:
@@ -85,7 +85,7 @@ def open_study(tuning: Tuning) -> optuna.Study | None:
     """
     if not tuning.journal.exists():
         return None
-    storage = JournalStorage(JournalFileBackend(str(tuning.journal)))
+    storage = _storage(tuning)
     if tuning.name not in optuna.get_all_study_names(storage):
         return None
     return optuna.load_study(storage=storage, study_name=tuning.name, pruner=RungPruner(CURRENT))
@@ -100,16 +100,23 @@ def claimed_study(tuning: Tuning) -> Iterator[optuna.Study | None]:
     :yield: the study; None if another process is at it
     """
     tuning.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(tuning.journal.with_suffix(".lock"), timeout=0)
     try:
-        with FileLock(tuning.journal.with_suffix(".lock"), timeout=0):
-            _mend(tuning.journal)
-            study = open_study(tuning) or _begin(tuning)
-            _put_back_interrupted(study)
-            seed = zlib.crc32(f"{tuning.name} {len(study.trials)}".encode())  # so that a process that goes on draws anew
-            study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, multivariate=True, seed=seed)
-            yield study
+        lock.acquire()
     except Timeout:
         yield None
+        return
+    try:
+        _mend(tuning.journal)
+        study = open_study(tuning) or _create(tuning)
+        _take_over(study, tuning)
+        _queue_starting_points(study, tuning)
+        _put_back_interrupted(study)
+        seed = zlib.crc32(f"{tuning.name} {len(study.trials)}".encode())  # so that a process that goes on draws anew
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, multivariate=True, seed=seed)
+        yield study
+    finally:
+        lock.release()
 
 
 def finished_trials(study: optuna.Study | None) -> list[FrozenTrial]:
@@ -145,19 +152,44 @@ def _mend(journal: Path) -> None:
             file.truncate(whole)
 
 
-def _begin(tuning: Tuning) -> optuna.Study:
-    """Make a study, with the trials of earlier ones that lie in its space, and its starting points queued."""
-    storage = JournalStorage(JournalFileBackend(str(tuning.journal)))
-    earlier = [name for name in optuna.get_all_study_names(storage) if name.startswith(tuning.comparable + " space ")]
-    study = optuna.create_study(storage=storage, study_name=tuning.name, direction="maximize", pruner=RungPruner(CURRENT))
-    for name in earlier:
+def _storage(tuning: Tuning) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(tuning.journal)))
+
+
+def _create(tuning: Tuning) -> optuna.Study:
+    pruner = RungPruner(CURRENT)
+    return optuna.create_study(storage=_storage(tuning), study_name=tuning.name, direction="maximize", pruner=pruner)
+
+
+def _take_over(study: optuna.Study, tuning: Tuning) -> None:
+    """Add the trials of studies with another space that lie in this one and are not in it yet."""
+    storage = _storage(tuning)
+    there = {trial.user_attrs.get("imported") for trial in study.get_trials(deepcopy=False)}
+    for name in optuna.get_all_study_names(storage):
+        if name == tuning.name or not name.startswith(tuning.comparable + " space "):
+            continue
         for trial in finished_trials(optuna.load_study(storage=storage, study_name=name)):
-            if "imported" not in trial.user_attrs and _lies_in(tuning.space, trial):
-                study.add_trial(_imported(tuning.space, trial, name))
+            source = f"{name} trial {trial.number}"
+            if source not in there and "imported" not in trial.user_attrs and _lies_in(tuning.space, trial):
+                study.add_trial(_imported(tuning.space, trial, source))
+
+
+def _queue_starting_points(study: optuna.Study, tuning: Tuning) -> None:
+    """Queue those that were not yet; a current entry that has changed is tried again as a control."""
+    trials = study.get_trials(deepcopy=False)
+    queued = {trial.user_attrs["point"] for trial in trials if "point" in trial.user_attrs}
+    controls = [_queued_params(trial) for trial in trials if trial.user_attrs.get("point") == CURRENT]
     for point, params in starting_points(tuning.task, tuning.entry).items():
         fitting = {name: _nearest(tuning.space, name, value) for name, value in params.items()}
-        study.enqueue_trial(fitting, user_attrs={"point": point}, skip_if_exists=point != CURRENT)
-    return study
+        if point == CURRENT and fitting not in controls:
+            study.enqueue_trial(fitting, user_attrs={"point": point})
+        elif point not in queued:
+            study.enqueue_trial(fitting, user_attrs={"point": point}, skip_if_exists=True)
+
+
+def _queued_params(trial: FrozenTrial) -> Params:
+    """Parameters of a trial, also of one that waits (where Optuna keeps them has no other name)."""
+    return trial.params or trial.system_attrs.get("fixed_params", {})
 
 
 def _nearest(space: Space, name: str, value: object) -> object:
@@ -172,14 +204,14 @@ def _lies_in(space: Space, trial: FrozenTrial) -> bool:
     )
 
 
-def _imported(space: Space, trial: FrozenTrial, study: str) -> FrozenTrial:
+def _imported(space: Space, trial: FrozenTrial, source: str) -> FrozenTrial:
     attributes = {key: value for key, value in trial.user_attrs.items() if key != "point"}
     return create_trial(
         state=trial.state,
         value=trial.value,
         params=trial.params,
         distributions=space,
-        user_attrs={**attributes, "imported": f"{study} trial {trial.number}"},
+        user_attrs={**attributes, "imported": source},
         intermediate_values=trial.intermediate_values,
     )
 

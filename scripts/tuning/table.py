@@ -129,7 +129,7 @@ def _status_cells(tuning: Tuning) -> list[str]:
     refused = [trial for trial in finished if not str(trial.user_attrs.get("reason", "rung")).startswith("rung")]
     died = [trial for trial in trials if trial.state == TrialState.FAIL and "reason" in trial.user_attrs]
     seconds = sum(trial.user_attrs.get("seconds", 0) for trial in finished)
-    control = next((trial for trial in whole if trial.user_attrs.get("point") == CURRENT), None)
+    control = next((trial for trial in reversed(whole) if trial.user_attrs.get("point") == CURRENT), None)
     best = next(iter(best_trials(study, 1)), None)
     return [
         tuning.task,

@@ -205,6 +205,31 @@ def test_a_narrower_space_takes_over_the_trials_that_lie_in_it(tmp_path: Path, m
     assert len(finished_trials(open_study(tuning))) == 14
 
 
+def test_a_study_whose_beginning_was_interrupted_gets_the_rest_of_its_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = make_tuning(tmp_path)
+    points = starting_points(tuning.task, tuning.entry)
+    monkeypatch.setattr("tuning.study.starting_points", lambda *_: dict(list(points.items())[:3]))
+    with claimed_study(tuning):
+        pass
+    monkeypatch.undo()
+    trials = do(make_tuning(tmp_path), Trainings(), len(points) + 1)
+    assert [trial.user_attrs.get("point") for trial in trials] == [*points, None]
+
+
+def test_a_current_entry_that_has_changed_is_tried_as_a_control(tmp_path: Path) -> None:
+    do(make_tuning(tmp_path), Trainings(), 9)
+    for _ in range(2):  # once, however often the study is opened
+        changed = make_tuning(tmp_path, gamma=0.995)
+        do(changed, Trainings())
+    study = open_study(changed)
+    assert study is not None
+    controls = [trial.params["one_minus_gamma"] for trial in study.trials if trial.user_attrs.get("point") == CURRENT]
+    assert controls == pytest.approx([0.01, 0.005])
+    assert "RL Zoo" not in {trial.user_attrs.get("point") for trial in study.trials}  # it was the entry of before
+
+
 def is_pruned(study: optuna.Study, value: float, rung: int, point: str = "") -> bool:
     study.enqueue_trial({}, user_attrs={"point": point})
     trial = study.ask()
