@@ -98,7 +98,7 @@ def test_a_worker_that_dies_is_told_with_its_last_words(tmp_path: Path) -> None:
 
 
 def test_no_worker_outlives_its_trial(tmp_path: Path) -> None:
-    body = "import os; open('../pid', 'w').write(str(os.getpid())); print('{\"score\": 1}', flush=True)\nwhile True: input()"
+    body = "import os, time; open('../pid', 'w').write(str(os.getpid())); print('{\"score\": 1}', flush=True); time.sleep(100)"
     conversation = said(tmp_path, body.replace("../pid", str(tmp_path / "pid")))
     next(conversation)
     pid = int((tmp_path / "pid").read_text())
