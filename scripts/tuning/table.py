@@ -27,7 +27,7 @@ PARAMETERS = (
     *("cg_max_steps", "cg_preconditioner", "norm_obs", "norm_reward"),
 )
 _HEAD = ("task", "study", "trial", "point", "state", "value", "rungs")
-_TAIL = ("reason", "seconds", "numerics_version", "commit", "dirty", "finished")
+_TAIL = ("reason", "seconds", "cpu_seconds", "numerics_version", "commit", "dirty", "finished")
 
 
 def readable(params: Params) -> Row:
@@ -57,7 +57,10 @@ def trial_row(tuning: Tuning, trial: FrozenTrial) -> Row:
     """
     attributes = trial.user_attrs
     rungs = [trial.intermediate_values[rung] for rung in sorted(trial.intermediate_values)]
-    origin = {key: attributes.get(key) for key in ("point", "reason", "seconds", "numerics_version", "commit", "dirty")}
+    origin = {
+        key: attributes.get(key)
+        for key in ("point", "reason", "seconds", "cpu_seconds", "numerics_version", "commit", "dirty")
+    }
     seeds = {f"seed_{seed}": attributes[f"seed_{seed}"][-1] for seed in tuning.seeds if f"seed_{seed}" in attributes}
     return {
         "task": tuning.task,
@@ -111,7 +114,7 @@ def show_status(tunings: list[Tuning], console: Console) -> None:
     """
     table = Table(box=box.SIMPLE_HEAD)
     for name, left in (("task", True), ("finished", False), ("whole", False), ("refused", False), ("died", False),
-                       ("time", False), ("current entry", False), ("best", False), ("its settings", True)):  # fmt: skip
+                       ("CPU time", False), ("current entry", False), ("best", False), ("its settings", True)):  # fmt: skip
         table.add_column(name, justify="left" if left else "right", overflow="fold")
     for tuning in tunings:
         table.add_row(*_status_cells(tuning))
@@ -128,7 +131,7 @@ def _status_cells(tuning: Tuning) -> list[str]:
     # A rung tells a pruned trial from one that its settings ended
     refused = [trial for trial in finished if not str(trial.user_attrs.get("reason", "rung")).startswith("rung")]
     died = [trial for trial in trials if trial.state == TrialState.FAIL and "reason" in trial.user_attrs]
-    seconds = sum(trial.user_attrs.get("seconds", 0) for trial in finished)
+    seconds = sum(trial.user_attrs.get("cpu_seconds", 0) for trial in finished)
     control = next((trial for trial in reversed(whole) if trial.user_attrs.get("point") == CURRENT), None)
     best = next(iter(best_trials(study, 1)), None)
     return [
