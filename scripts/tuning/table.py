@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from pathlib import Path
 from typing import Any
 
-from evidence.display import show_seconds
+import optuna
 from evidence.store import write_whole
 from optuna.trial import FrozenTrial, TrialState
 from rich import box
@@ -112,36 +113,32 @@ def show_status(tunings: list[Tuning], console: Console) -> None:
     :param tunings: which
     :param console: where
     """
-    table = Table(box=box.SIMPLE_HEAD)
-    for name, left in (("task", True), ("finished", False), ("whole", False), ("refused", False), ("died", False),
-                       ("CPU time", False), ("current entry", False), ("best", False), ("its settings", True)):  # fmt: skip
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("task", no_wrap=True)
+    for name in ("trials", "whole", "bad", "CPU h", "current", "best"):
+        table.add_column(name, justify="right", no_wrap=True)
+    best: list[str] = []
     for tuning in tunings:
-        table.add_row(*_status_cells(tuning))
+        study = open_study(tuning)
+        table.add_row(tuning.task, *_status_cells(study, tuning))
+        best += [f"{tuning.task} trial {trial.number}: {show_settings(trial)}" for trial in best_trials(study, 1)]
     console.print(table)
+    console.print("whole: every seed trained; bad: refused or died; current, best: mean ± std of the seeds", style="dim")
+    for line in best:
+        console.print(line, highlight=False)
 
 
-def _status_cells(tuning: Tuning) -> list[str]:
-    study = open_study(tuning)
-    if study is None:
-        return [tuning.task, "not begun"]
-    trials = study.get_trials(deepcopy=False)
+def _status_cells(study: optuna.Study | None, tuning: Tuning) -> list[str]:
     finished = finished_trials(study)
     whole = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     # A rung tells a pruned trial from one that its settings ended
-    refused = [trial for trial in finished if not str(trial.user_attrs.get("reason", "rung")).startswith("rung")]
-    died = [trial for trial in trials if trial.state == TrialState.FAIL and "reason" in trial.user_attrs]
-    seconds = sum(trial.user_attrs.get("cpu_seconds", 0) for trial in finished)
-    control = next((trial for trial in reversed(whole) if trial.user_attrs.get("point") == CURRENT), None)
-    best = next(iter(best_trials(study, 1)), None)
-    return [
-        tuning.task,
-        *map(str, (len(finished), len(whole), len(refused), len(died))),
-        show_seconds(seconds),
-        show_value(control, tuning),
-        show_value(best, tuning),
-        "" if best is None else show_settings(best),
-    ]
+    trials = [] if study is None else study.get_trials(deepcopy=False)
+    reasons = [str(trial.user_attrs["reason"]) for trial in trials if "reason" in trial.user_attrs]
+    bad = [reason for reason in reasons if not reason.startswith("rung ")]
+    hours = sum(trial.user_attrs.get("cpu_seconds", 0) for trial in finished) / 3_600
+    controls = [trial for trial in whole if trial.user_attrs.get("point") == CURRENT]
+    values = (show_value(some[-1] if some else None, tuning) for some in (controls, best_trials(study, 1)))
+    return [*map(str, (len(finished), len(whole), len(bad))), f"{hours:.1f}", *values]
 
 
 def show_value(trial: FrozenTrial | None, tuning: Tuning) -> str:
@@ -155,12 +152,8 @@ def show_value(trial: FrozenTrial | None, tuning: Tuning) -> str:
     if trial is None:
         return "-"
     scores = [trial.user_attrs[f"seed_{seed}"][QUARTERS - 1] for seed in tuning.seeds]
-    return f"{trial.value:,.1f} ± {_std(scores):,.0f}"
-
-
-def _std(scores: list[float]) -> float:
-    mean = sum(scores) / len(scores)
-    return float((sum((score - mean) ** 2 for score in scores) / len(scores)) ** 0.5)
+    digits = 0 if abs(trial.value or 0) >= 1_000 else 1
+    return f"{trial.value:,.{digits}f} ± {statistics.pstdev(scores):,.{digits}f}"
 
 
 def show_settings(trial: FrozenTrial) -> str:

@@ -20,7 +20,7 @@ from tuning import choose as choosing
 from tuning.choose import choose, find_candidates
 from tuning.points import CURRENT
 from tuning.search import search
-from tuning.study import Tuning, best_trials, open_study
+from tuning.study import Tuning, best_trials, finished_trials, open_study
 from tuning.table import PARAMETERS, export, show_status
 from tuning.yaml_entry import with_entry
 
@@ -74,15 +74,17 @@ def test_the_status_shows_each_study(tmp_path: Path) -> None:
     tuning = searched(tmp_path)
     refused = make_tuning(tmp_path, "Walker2d-v5")
     search([refused], 2, Console(quiet=True), Trainings(refuse=True))
-    console = Console(file=io.StringIO(), width=200)
-    show_status([tuning, refused, make_tuning(tmp_path, "Swimmer-v5")], console)
-    lines = {line.split()[0]: line for line in console.file.getvalue().splitlines() if line.strip()}  # type: ignore[attr-defined]
+    console = Console(file=io.StringIO(), width=80)
+    show_status([tuning, refused, make_tuning(tmp_path, "InvertedDoublePendulum-v5")], console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    cells = {line.split()[0]: line.split()[1:] for line in text.splitlines() if "-v5 " in line and "trial " not in line}
+    whole = sum(trial.state.name == "COMPLETE" for trial in finished_trials(open_study(tuning)))
+    assert cells["Hopper-v5"][:4] == ["12", str(whole), "0", "0.0"]
+    assert " ".join(cells["Hopper-v5"][4:7]) == "1,000 ± 1"
+    assert cells["Walker2d-v5"] == ["2", "0", "2", "0.0", "-", "-"]
+    assert cells["InvertedDoublePendulum-v5"] == ["0", "0", "0", "0.0", "-", "-"]
     best = best_trials(open_study(tuning), 1)[0]
-    assert lines["Hopper-v5"].split()[1] == "12"
-    assert "1,000.0 ± 1" in lines["Hopper-v5"]
-    assert f"δ {best.params['target_kl']:.3g}" in lines["Hopper-v5"]
-    assert lines["Walker2d-v5"].split()[1:4] == ["2", "0", "2"]
-    assert "not begun" in lines["Swimmer-v5"]
+    assert f"Hopper-v5 trial {best.number}: δ {best.params['target_kl']:.3g}" in text
 
 
 Returns = Callable[[Run], float | None]
