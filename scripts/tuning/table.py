@@ -11,7 +11,6 @@ from typing import Any
 import optuna
 from evidence.store import write_whole
 from optuna.trial import FrozenTrial, TrialState
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -113,7 +112,7 @@ def show_status(tunings: list[Tuning], console: Console) -> None:
     :param tunings: which
     :param console: where
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, pad_edge=False)
     table.add_column("task", no_wrap=True)
     for name in ("trials", "whole", "bad", "CPU h", "current", "best"):
         table.add_column(name, justify="right", no_wrap=True)
