@@ -112,7 +112,7 @@ def show_status(tunings: list[Tuning], console: Console) -> None:
     :param tunings: which
     :param console: where
     """
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("task", no_wrap=True)
     for name in ("trials", "whole", "bad", "CPU h", "current", "best"):
         table.add_column(name, justify="right", no_wrap=True)
