@@ -20,7 +20,7 @@ from rich.console import Console
         (["--tasks", "Hopper-v5", "--set", "gama=1"], "gamma"),
         (["--tasks", "Hopper-v5", "--implementations", "contrib-zoo", "--set", "gamma=1"], "add ours"),
         (["--tasks", "Hopper-v5", "--config", "none.yml"], "none.yml"),
-        (["--tasks", "Pusher-v5"], "no entry Pusher-v5"),
+        (["--tasks", "FrozenLake-v1"], "no entry FrozenLake-v1"),
         (["--tasks", "Pusher-v5", "--steps", "10", "--implementations", "ppo-zoo"], "nothing to train"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 import optuna
 import pytest
 from rl_zoo3.hyperparams_opt import sample_trpo_params as zoos_sampler
+from torch import nn
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.zoo.search_space import convert_trpo_params, sample_trpo_params
@@ -22,16 +23,24 @@ FIXED: dict[str, Any] = {
     "cg_max_steps": 10,
     "cg_damping": 0.3,
     "target_kl": 0.03,
-    "net_arch": "small",
+    "cg_preconditioner": "none",
+    "pi_width": 64,
+    "vf_width": 128,
     "activation_fn": "tanh",
+    "log_std_init": -0.5,
+    "ortho_init": False,
 }
 
 
 def test_a_fixed_trial_gives_these_hyperparameters() -> None:
     trial = optuna.trial.FixedTrial(FIXED)
     hyperparams = sample_trpo_params(trial, 3, 2, {})
-    policy_kwargs = hyperparams.pop("policy_kwargs")
-    assert policy_kwargs["net_arch"] == {"pi": [64, 64], "vf": [64, 64]}
+    assert hyperparams.pop("policy_kwargs") == {
+        "net_arch": {"pi": [64, 64], "vf": [128, 128]},
+        "activation_fn": nn.Tanh,
+        "log_std_init": -0.5,
+        "ortho_init": False,
+    }
     assert hyperparams == {
         "kl_reduction": "joint",
         "n_steps": 256,
@@ -42,6 +51,7 @@ def test_a_fixed_trial_gives_these_hyperparameters() -> None:
         "n_critic_updates": 10,
         "cg_max_steps": 10,
         "cg_damping": 0.3,
+        "cg_preconditioner": "none",
         "target_kl": 0.03,
     }
     assert trial.user_attrs == {"gamma": 0.99, "gae_lambda": 0.95, "n_steps": 256, "batch_size": 64}

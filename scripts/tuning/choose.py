@@ -1,0 +1,159 @@
+"""
+Choose: the best trials and the current entry, trained at full length on seeds of their own; the winner is written.
+
+What is best after 300,000 steps need not be after a million, and the best of many noisy trials is in part the luckiest: both
+are why the choice has trainings of its own. They are done by the Evidence runner, kept in ``results/tuning/``, and never done
+twice. The reported seeds, 0 to 4, take no part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from evaluate_configs import WORK, carry_out
+from evidence.configurations import BadInput, Entry
+from evidence.provenance import provenance
+from evidence.runs import CURVE_POINTS, Run, config_hash
+from evidence.store import Store, write_whole
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sb3_trpo_ext.core import NUMERICS_VERSION
+from sb3_trpo_ext.zoo import config_file
+from tuning.points import CURRENT, entry_of
+from tuning.study import Tuning, best_trials, finished_trials, open_study
+from tuning.yaml_entry import with_entry
+
+CHOICE_SEEDS = (200, 201, 202)
+LATE_POINTS = CURVE_POINTS // 4
+"""A training's score is the mean of the evaluations in its last quarter, as in the trials."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """
+    Settings to choose from.
+
+    :param name: where they come from
+    :param entry: complete settings
+    :param runs: its trainings
+    """
+
+    name: str
+    entry: Entry
+    runs: tuple[Run, ...]
+
+
+def choose(tuning: Tuning, args: argparse.Namespace, console: Console) -> int:
+    """
+    Train the candidates and write the winner's entry.
+
+    :param tuning: whose trials
+    :param args: the command line
+    :param console: where to show what happens
+    :return: exit code; 1 if a training failed
+    :raises BadInput: if there is no trial to choose from
+    """
+    steps = args.choose_steps or int(tuning.entry["n_timesteps"])
+    candidates = find_candidates(tuning, args.best, steps)
+    machinery = argparse.Namespace(jobs=args.jobs, results=args.results / "tuning", work=WORK / "tuning", dry_run=args.dry_run)
+    failed = carry_out([run for candidate in candidates for run in candidate.runs], machinery, console)
+    if args.dry_run:
+        return 0
+    scores = late_scores(Store(machinery.results, machinery.work))
+    # A training that failed (a non-finite reward) says enough about its settings
+    whole = [one for one in candidates if all(run.id in scores for run in one.runs)]
+    if not whole or whole[0].name != CURRENT:
+        console.print(f"{tuning.task}: the current entry failed, so there is nothing to compare with", style="red")
+        return 1
+    means = {one.name: [scores[run.id] for run in one.runs] for one in whole}
+    winner = max(whole, key=lambda one: statistics.mean(means[one.name]))
+    _show(tuning.task, means, winner.name, console)
+    path = args.config or config_file()
+    write_whole(path, with_entry(path.read_text(), tuning.task, winner.entry, comment_of(tuning, candidates, means, winner)))
+    console.print(f"{path.name}: {tuning.task} is now {winner.name}", highlight=False)
+    return 1 if failed else 0
+
+
+def find_candidates(tuning: Tuning, best: int, steps: int) -> list[Candidate]:
+    """
+    List what is chosen from.
+
+    :param tuning: whose trials
+    :param best: how many of them
+    :param steps: length of a training
+    :return: the current entry, then the best trials, each once
+    :raises BadInput: if there is no trial
+    """
+    study = open_study(tuning)
+    trials = best_trials(study, best)
+    if not trials:
+        raise BadInput(f"{tuning.task}: no trial has trained every seed yet")
+    named = {CURRENT: tuning.entry} | {f"trial {trial.number}": entry_of(trial.params, tuning.entry) for trial in trials}
+    candidates: dict[str, Candidate] = {}
+    for name, entry in named.items():
+        runs = tuple(
+            Run(tuning.task, seed, "ours", steps, entry, f"{tuning.name}: {name}", "", NUMERICS_VERSION)
+            for seed in CHOICE_SEEDS
+        )
+        candidates.setdefault(config_hash(entry), Candidate(name, entry, runs))
+    return list(candidates.values())
+
+
+def late_scores(store: Store) -> dict[str, float]:
+    """
+    Score runs.
+
+    :param store: where they are
+    :return: mean return of the evaluations in the last quarter of each finished run
+    """
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for row in store.rows("curves"):
+        curves.setdefault(row["run"], []).append((int(row["steps"]), float(row["return_mean"])))
+    finished = store.finished()
+    return {
+        run: statistics.mean(value for _, value in sorted(points)[-LATE_POINTS:])
+        for run, points in curves.items()
+        if run in finished
+    }
+
+
+def comment_of(tuning: Tuning, candidates: list[Candidate], means: dict[str, list[float]], winner: Candidate) -> str:
+    """
+    Say how an entry came to be.
+
+    :param tuning: whose trials
+    :param candidates: what was chosen from
+    :param means: scores by candidate
+    :param winner: the chosen one
+    :return: the comment that stands above it
+    """
+    study = open_study(tuning)
+    count, steps = len(finished_trials(study)), winner.runs[0].steps
+    seeds = f"seeds {tuning.seeds[0]} to {tuning.seeds[-1]}"
+    before = "and it was so before" if winner.name == CURRENT else f"before {_show_scores(means[CURRENT])}"
+    return (
+        f"tuned {datetime.now(timezone.utc):%Y-%m-%d} (scripts/tune.py, {provenance()['commit']}, "
+        f"NUMERICS_VERSION {NUMERICS_VERSION}): {count} trials of {tuning.steps:,} steps ({seeds}); "
+        f"best of {len(candidates)} at {steps:,} steps (seeds {CHOICE_SEEDS[0]} to {CHOICE_SEEDS[-1]}), "
+        f"late return {_show_scores(means[winner.name])}, {before}"
+    )
+
+
+def _show_scores(scores: list[float]) -> str:
+    return f"{statistics.mean(scores):,.1f} ± {statistics.pstdev(scores):,.1f}"
+
+
+def _show(task: str, means: dict[str, list[float]], winner: str, console: Console) -> None:
+    table = Table("settings", title=f"{task}: mean return of the last quarter", box=box.SIMPLE_HEAD)
+    for seed in CHOICE_SEEDS:
+        table.add_column(f"seed {seed}", justify="right")
+    table.add_column("mean ± std", justify="right")
+    for name, scores in means.items():
+        style = "bold" if name == winner else None
+        table.add_row(name, *(f"{score:,.1f}" for score in scores), _show_scores(scores), style=style)
+    console.print(table)
