@@ -231,7 +231,7 @@ class UpdateReport:
         values = {**_not_computed(cls), **values}
         needed = {field.name for field in dataclasses.fields(cls)}
         if values.keys() != needed:
-            missing, unknown = sorted(needed - values.keys()), [name[:40] for name in sorted(values.keys() - needed)[:5]]
+            missing, unknown = sorted(needed - values.keys())[:5], [name[:40] for name in sorted(values.keys() - needed)[:5]]
             raise ValueError(f"an UpdateReport of another version: missing fields {missing}, unknown fields {unknown}")
         refuse_other_types(cls, values)
         return cls(**values)

@@ -26,6 +26,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from sb3_trpo_ext.sb3.naming import maybe
 from sb3_trpo_ext.sb3.validation import LARGEST_SEED, OF_SB3, SIZE, Rule, is_integer, refuse_impossible
 from sb3_trpo_ext.zoo.entry import check_entry
+from sb3_trpo_ext.zoo.wandb_mode import say_wandb_mode
 from sb3_trpo_ext.zoo.yaml_files import ConfigError, read_yaml
 
 FLAGS: dict[str, Rule] = {
@@ -72,13 +73,51 @@ class CheckingParser(argparse.ArgumentParser):
                 "policy:\"'MlpPolicy'\""
             ) from error
         check(parsed)
+        if parsed.track:
+            say_wandb_mode()
         return parsed
 
 
-def install() -> None:
-    """Let the Zoo's trainings be judged before they begin."""
-    checking = types.SimpleNamespace(**{**vars(argparse), "ArgumentParser": CheckingParser})
+def install(parser: type[argparse.ArgumentParser] = CheckingParser) -> None:
+    """
+    Let the Zoo's trainings be judged before they begin.
+
+    :param parser: what is to parse and judge
+    """
+    checking = types.SimpleNamespace(**{**vars(argparse), "ArgumentParser": parser})
     vars(rl_zoo3.train).update(argparse=checking)
+
+
+class _Judged(Exception):
+    """Nothing is wrong; the rest is not wanted."""
+
+
+class _JudgingParser(CheckingParser):
+    """Stops the Zoo's ``train`` where its flags are parsed."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        super().parse_args(args, namespace)
+        raise _Judged
+
+
+def judge_command_line() -> None:
+    """
+    Judge this process's command line, which the Zoo has parsed and has not used yet: for ``python -m rl_zoo3.train``, which
+    imports us when it comes to ``--gym-packages``. The Zoo's module is there twice then, as ``__main__`` and by its name:
+    the second is used.
+
+    :raises SystemExit: for the first mistake: exit code 2, one line on stderr
+    """
+    install(_JudgingParser)
+    try:
+        rl_zoo3.train.train()
+    except _Judged:
+        return
+    except ConfigError as error:
+        print(f"sb3_trpo_ext: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    finally:
+        vars(rl_zoo3.train).update(argparse=argparse)
 
 
 def check(args: argparse.Namespace) -> None:

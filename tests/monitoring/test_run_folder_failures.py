@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sb3_trpo_ext.monitoring import run_files, run_folder
+from sb3_trpo_ext.monitoring import run_files, run_folder, run_records
 from sb3_trpo_ext.monitoring.run_folder import RunFolder
 from tests.monitoring.folders import HISTORIES, set_aside, updates_in, write
 from tests.monitoring.reports import make_report
@@ -25,7 +25,7 @@ def killed_at_line(number: int, act: Callable[[], None]) -> bool:
 
         def trace(frame: Any, event: str, _: Any) -> Any:
             nonlocal count
-            if frame.f_code.co_filename not in (run_folder.__file__, run_files.__file__):
+            if frame.f_code.co_filename not in {module.__file__ for module in (run_folder, run_files, run_records)}:
                 return None
             count += event == "line"
             if count == number:

@@ -1,6 +1,8 @@
 """What people get wrong on the command line and in a YAML: exit code 2, one line on stderr, and nothing left behind."""
 
 import argparse
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
 
+import sb3_trpo_ext
 from sb3_trpo_ext.zoo.cli import run
 from tests.leftovers import AT_HOME, nothing_left, register
 
@@ -195,6 +198,25 @@ def goes_on(flags: list[str]) -> None:
         patch.setattr(rl_zoo3.train, "set_random_seed", reached)
         with pytest.raises(Reached):
             run(["train", "--env", AT_HOME, *flags])
+
+
+OURS = ["sb3_trpo_ext", "train"]
+THE_ZOOS = ["rl_zoo3.train", "--algo", "trpo", "--gym-packages", "sb3_trpo_ext.zoo", "--conf-file", "sb3_trpo_ext.zoo"]
+
+
+@pytest.mark.parametrize(("command", "mode"), [(OURS, {}), (THE_ZOOS, {}), (THE_ZOOS, {"WANDB_MODE": "offline"})])
+def test_nothing_is_left_in_a_shell(command: list[str], mode: dict[str, str], tmp_path: Path) -> None:
+    """With a real W&B and no key: one line, and no wandb/, logs/ or runs/."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environ = {**kept, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1]), "NETRC": "nowhere", **mode}
+    flags = ["--env", "CartPole-v1", "--track", "-params", "n_step:3"]
+    line = [sys.executable, "-m", *command, *flags]
+    done = subprocess.run(line, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "sb3_trpo_ext: sb3_trpo_ext.zoo: CartPole-v1: unknown key n_step=3: TRPO and the Zoo have none; did you mean n_steps?\n"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_default_is_used_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
