@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import gymnasium as gym
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
@@ -37,7 +38,7 @@ R = TypeVar("R")
 
 
 def _is_layers(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(is_integer(width, 1) for width in value)
+    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and all(is_integer(width, 1) for width in value)
 
 
 def _is_net_arch(value: Any) -> bool:
@@ -54,7 +55,7 @@ OF_POLICY: dict[str, Rule] = {
     "log_std_init": Rule(is_number, "a finite number"),
     **dict.fromkeys(("ortho_init", "full_std", "use_expln", "squash_output", "share_features_extractor"), FLAG),
     "normalize_images": FLAG,
-    **dict.fromkeys(("features_extractor_class", "optimizer_class"), Rule(inspect.isclass, "a class")),
+    **dict.fromkeys(("features_extractor_class", "optimizer_class"), Rule(callable, "a class, or a function that makes one")),
     **dict.fromkeys(("features_extractor_kwargs", "optimizer_kwargs"), DICTIONARY),
 }
 """``policy_kwargs`` of SB3's own policies."""
@@ -80,9 +81,10 @@ def refuses_mistakes(init: Callable[P, R]) -> Callable[P, R]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
+        given.update({name: _plain(value) for name, value in given.items()})
         refuse_settings(given, given["self"].policy_aliases)
         if given["env"] is None:
-            return init(*args, **kwargs)
+            return init(*bound.args, **bound.kwargs)
         named, given["env"] = isinstance(given["env"], str), make_environment(given["env"], given["verbose"])
         try:
             _refuse_environment(given)
@@ -93,6 +95,12 @@ def refuses_mistakes(init: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return checked
+
+
+def _plain(value: Any) -> Any:
+    """Python's number for one of NumPy's or torch's: SB3 takes those for some arguments and not for others."""
+    single = isinstance(value, np.generic) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0)
+    return value.item() if single else value
 
 
 def refuse_settings(given: Mapping[str, Any], policies: Mapping[str, type]) -> None:
@@ -106,7 +114,8 @@ def refuse_settings(given: Mapping[str, Any], policies: Mapping[str, type]) -> N
     refuse_impossible(given, {**SETTINGS, **OF_SB3})
     refuse_contradictions(given)
     policy = given["policy"]
-    if policy not in policies if isinstance(policy, str) else not inspect.isclass(policy):
+    # (A function of one's own has a name, which SB3 asks for; a partial has none.)
+    if policy not in policies if isinstance(policy, str) else not hasattr(policy, "__name__"):
         near = maybe(policy, policies) if isinstance(policy, str) else ""
         raise ValueError(f"TRPO: policy={shown(policy)} is impossible: it must be one of {list(policies)} or a class{near}")
     _refuse_policy_arguments(policies[policy] if isinstance(policy, str) else policy, given["policy_kwargs"] or {})
@@ -115,7 +124,7 @@ def refuse_settings(given: Mapping[str, Any], policies: Mapping[str, type]) -> N
         warnings.warn(f"TRPO: device={shown(given['device'])} is not there: it runs on the CPU", UserWarning, stacklevel=3)
 
 
-def _refuse_policy_arguments(policy: type, given: Mapping[str, Any]) -> None:
+def _refuse_policy_arguments(policy: Callable[..., Any], given: Mapping[str, Any]) -> None:
     parameters = inspect.signature(policy).parameters
     known = [name for name in parameters if name not in FROM_THE_MODEL]
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -124,8 +133,8 @@ def _refuse_policy_arguments(policy: type, given: Mapping[str, Any]) -> None:
         if name in FROM_THE_MODEL:
             raise ValueError(f"{what}, which the model gives to its policy itself: it is no entry of policy_kwargs")
         if name not in parameters and not takes_all:
-            raise ValueError(f"{what}, which {policy.__name__} does not take{maybe(name, known)}")
-    if policy.__init__ in {cls.__init__ for cls in _own_policies()}:  # type: ignore[misc]
+            raise ValueError(f"{what}, which {getattr(policy, '__name__', 'the policy')} does not take{maybe(name, known)}")
+    if inspect.isclass(policy) and policy.__init__ in {cls.__init__ for cls in _own_policies()}:  # type: ignore[misc]
         refuse_impossible(given, OF_POLICY, "TRPO: policy_kwargs")
 
 
