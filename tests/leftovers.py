@@ -59,6 +59,11 @@ SPACES: dict[Any, spaces.Space[Any]] = {
 SPACES["nan"].low[1] = np.nan  # type: ignore[attr-defined]  # Gymnasium refuses it, a simulator may still do it
 
 
+def as_it_is(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """A function for a wrapper."""
+    return env
+
+
 def register() -> None:
     """Under ``AT_HOME``, once."""
     if AT_HOME not in gym.registry:

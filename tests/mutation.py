@@ -86,7 +86,7 @@ def _spoil(value: Any, rng: random.Random) -> None:
     elif kind == 1 and isinstance(value, dict):
         value[rng.choice(["", "more", "n_steps", "policy", "class"])] = value[key]
     elif kind == 2 and isinstance(value[key], int | float):
-        value[key] = value[key] * rng.choice((-1, 2, 1000, 1.5))
+        value[key] = value[key] * rng.choice((-1, 2, 1000))
     else:
         value[key] = copy.deepcopy(rng.choice(VALUES))
 

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sb3_trpo_ext.core.cg import CGResult
@@ -237,6 +238,7 @@ class UpdateReport:
         return cls(**values)
 
 
+@cache
 def _not_computed(cls: type[UpdateReport]) -> dict[str, Any]:
     """What stands for "not computed" in the fields that have such a value."""
     values: dict[str, Any] = {}

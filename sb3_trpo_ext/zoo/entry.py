@@ -126,6 +126,8 @@ def check_entry(entry: Entry, where: str) -> None:
     for key in KINDS:
         for name, arguments in named(entry.get(key)):
             _check_call(key, name, arguments, where)
+    if isinstance(entry.get("normalize"), str) and not isinstance(values["normalize"], dict):
+        raise ConfigError(f"{where}: normalize={shown(entry['normalize'])} is text: write true or false, without quotes")
     if isinstance(values.get("normalize"), dict):
         check_arguments(VecNormalize, values["normalize"], 1, f"{where}: normalize")
 
@@ -232,9 +234,10 @@ def _check_call(key: str, name: Any, arguments: dict[str, Any], where: str) -> N
     cls = resolve(name, what) if isinstance(name, str) else name
     if isinstance(cls, BaseCallback):
         return
-    if not inspect.isclass(cls) or (key != "env_wrapper" and not issubclass(cls, KINDS[key])):
+    # A function that makes one will do
+    if not callable(cls) or (inspect.isclass(cls) and key != "env_wrapper" and not issubclass(cls, KINDS[key])):
         raise ConfigError(f"{what}: {shown(name)} is no {KINDS[key].__name__}")
-    check_arguments(cls, arguments, GIVEN_FIRST[key], f"{what}: {cls.__name__}")
+    check_arguments(cls, arguments, GIVEN_FIRST[key], f"{what}: {getattr(cls, '__name__', name)}")
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], first: int, what: str) -> None:

@@ -136,7 +136,9 @@ def check(args: argparse.Namespace) -> None:
     _check_log_folder(Path(args.log_folder))
     _import_packages(args.gym_packages)
     if args.env not in gym.registry:
-        raise ConfigError(f"--env {args.env}: no environment is registered under this id{maybe(args.env, gym.registry)}")
+        module, colon, name = args.env.rpartition(":")
+        near = f"; the Zoo wants --gym-packages {module} --env {name}" if colon else maybe(args.env, gym.registry)
+        raise ConfigError(f"--env {args.env}: no environment is registered under this id{near}")
     entries = _entries(args.conf_file)
     manager = _manager(args)
     entry, where = _entry(manager, args, entries)

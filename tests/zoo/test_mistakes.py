@@ -55,6 +55,7 @@ ENTRIES: dict[str, tuple[str, list[str]]] = {
     "net_arch": ("policy_kwargs: 'dict(net_arch=[8.5])'", ["net_arch=[8.5]", "layer widths"]),
     "normalize key": ("normalize: {norm_obss: true}", ["norm_obss=True", "did you mean norm_obs?"]),
     "normalize text": ("normalize: 'dict(norm_obs=Flase)'", ["can't be evaluated", "Flase", "did you mean False?"]),
+    "normalize as text": ("normalize: 'True'", ["normalize='True' is text", "without quotes"]),
     "normalize number": ("normalize: 3", ["normalize=3", "arguments of VecNormalize"]),
     "frame_stack": ("frame_stack: 0", ["frame_stack=0"]),
     "callback module": ("callback: sb3_trpo_ext.monitorin.KLMonitor", ["can't be imported", f"did you mean {MONITORING}?"]),
@@ -103,6 +104,7 @@ FILES: dict[str, tuple[str, list[str]]] = {
 # id: flags, and what the line must hold
 COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "env": (["--env", "CartPol-v1"], ["--env CartPol-v1", "did you mean CartPole-v1?"]),
+    "env with its module": (["--env", "here.envs:My-v0"], ["the Zoo wants --gym-packages here.envs --env My-v0"]),
     "flag": (["--evn", "CartPole-v1"], ["--evn", "did you mean --env?"]),
     "flag without value": (["--env"], ["--env", "expected one argument"]),
     "number": (["-n", "many"], ["-n", "invalid int value: 'many'"]),
@@ -173,6 +175,7 @@ GOOD_ENTRIES = [
     "normalize: {norm_reward: false}, policy_kwargs: 'dict(activation_fn=nn.ReLU, net_arch=dict(pi=[8], vf=[8]))'",
     f"callback: [{MONITORING}.KLMonitor, {{{MONITORING}.EntropyMonitor: {{}}}}], cg_damping_range: [0.1, 1]",
     "env_wrapper: [{gymnasium.wrappers.TimeLimit: {max_episode_steps: 3}}], callback:, policy_kwargs: {net_arch: [8]}",
+    "env_wrapper: tests.leftovers.as_it_is",
     "<<: &more {n_envs: 2}, gamma: 1, cg_damping: 0, cg_damping_range:",
 ]
 
