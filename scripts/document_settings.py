@@ -23,7 +23,7 @@ HEAD = """# Settings
 
 Written by `python scripts/document_settings.py` from the rules that `TRPO`'s constructor checks: do not edit.
 
-Every argument, as a keyword or a key of a Zoo YAML (there, `env`, `seed`, `verbose`, `device` and `tensorboard_log` are flags).
+Every argument, as a keyword or a key of a Zoo YAML (there `env`, `seed`, `verbose`, `device`, `tensorboard_log` are flags).
 What is not possible is refused before anything is made, in one line with the argument, its value, what is possible and the
 nearest right name. Those below the first table are ours; in sb3-contrib there are none by these names.
 

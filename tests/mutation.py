@@ -23,7 +23,18 @@ WORDS = (
 
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 3.5, -0.0, 1e308, 2**31, 2**63, 10**400, "", "text", "\ud800", "\x1b[2J", "9" * 400),
-    *([], {}, [[]], [None], [1e308, -1], {"": None}, {"$float": "nan"}, {"$class": "os.system"}, {"space": "Box"}, ["a"] * 1000),
+    *(
+        [],
+        {},
+        [[]],
+        [None],
+        [1e308, -1],
+        {"": None},
+        {"$float": "nan"},
+        {"$class": "os.system"},
+        {"space": "Box"},
+        ["a"] * 1000,
+    ),
 )
 """Instead of those that are there."""
 
@@ -144,7 +155,8 @@ def feed(
         except refusals as error:
             outcomes["refused"] += 1
             said = str(error)
-            assert len(said) <= LONGEST_MESSAGE and said.isprintable(), f"mutation {number}: no one line: {said[:2000]!r}"
+            assert len(said) <= LONGEST_MESSAGE, f"mutation {number}: too much said: {said[:2000]!r}"
+            assert said.isprintable(), f"mutation {number}: no one line: {said!r}"
         except BaseException as error:
             raise AssertionError(f"mutation {number}: {type(error).__name__} instead of a refusal: {data[:200]!r}") from error
         took = time.process_time() - began

@@ -38,7 +38,6 @@ COLUMNS = ("time/total_timesteps", "train/status", *KEYS)
 WIDTHS: Mapping[str, int] = {"advantages.npy": 7, "vf_loss.npy": 2, "kl.npy": 1, "entropy.npy": 1}
 
 
-
 def row(report: UpdateReport, text: str) -> dict[str, bytes]:
     """
     Give what one update adds to each file, in the order in which they are written: the record first.

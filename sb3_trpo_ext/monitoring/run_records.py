@@ -91,9 +91,11 @@ def other_lines(path: Path, kept: Iterable[Place], end: int) -> Iterator[bytes]:
     :yields: lines, or pieces of lines that are too long; no empty ones
     """
     starts = {place.start for place in kept}
+    begins = True
     for start, piece in _pieces(path):
-        if start < end and start not in starts and piece != b"\n":
+        if start < end and start not in starts and not (begins and piece == b"\n"):
             yield piece
+        begins = piece.endswith(b"\n")
 
 
 def parse(text: str) -> UpdateReport:

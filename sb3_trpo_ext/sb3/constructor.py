@@ -38,7 +38,11 @@ R = TypeVar("R")
 
 
 def _is_layers(value: Any) -> bool:
-    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and all(is_integer(width, 1) for width in value)
+    return (
+        isinstance(value, Sequence | np.ndarray)
+        and not isinstance(value, str)
+        and all(is_integer(width, 1) for width in value)
+    )
 
 
 def _is_net_arch(value: Any) -> bool:
@@ -51,7 +55,10 @@ def _is_net_arch(value: Any) -> bool:
 
 OF_POLICY: dict[str, Rule] = {
     "net_arch": Rule(_is_net_arch, "a list of layer widths >= 1, or a dictionary of two such lists, pi and vf"),
-    "activation_fn": Rule(callable, "a class of torch.nn such as nn.Tanh (not its name)"),
+    "activation_fn": Rule(
+        lambda value: callable(value) and not isinstance(value, torch.nn.Module),
+        "a class of torch.nn such as nn.Tanh (not its name, and not nn.Tanh())",
+    ),
     "log_std_init": Rule(is_number, "a finite number"),
     **dict.fromkeys(("ortho_init", "full_std", "use_expln", "squash_output", "share_features_extractor"), FLAG),
     "normalize_images": FLAG,
@@ -59,6 +66,8 @@ OF_POLICY: dict[str, Rule] = {
     **dict.fromkeys(("features_extractor_kwargs", "optimizer_kwargs"), DICTIONARY),
 }
 """``policy_kwargs`` of SB3's own policies."""
+
+OF_POLICY_KWARGS = "; it belongs into policy_kwargs"
 
 FROM_THE_MODEL = frozenset({"self", "observation_space", "action_space", "lr_schedule", "use_sde"})
 """Arguments of a policy that the model gives it."""
@@ -153,7 +162,8 @@ def unknown_argument(name: str, value: Any, known: Mapping[str, Any]) -> str:
     :return: one line
     """
     public = [other for other in known if other != "self" and not other.startswith("_")]
-    return f"TRPO: unknown argument {name}={shown(value)}{maybe(name, public)}"
+    near = OF_POLICY_KWARGS if name in OF_POLICY else maybe(name, public)
+    return f"TRPO: unknown argument {name}={shown(value)}{near}"
 
 
 def make_environment(env: Any, verbose: int) -> Any:

@@ -32,6 +32,7 @@ from sb3_trpo_ext.zoo.yaml_files import ConfigError, read_yaml
 FLAGS: dict[str, Rule] = {
     "device": OF_SB3["device"],
     "seed": Rule(lambda value: is_integer(value, -1) and value <= LARGEST_SEED, f"an integer in [-1, {LARGEST_SEED}]"),
+    "n_timesteps": Rule(lambda value: value == -1 or is_integer(value, 1), "an integer >= 1"),
     **dict.fromkeys(("n_eval_envs", "eval_episodes", "n_trials"), SIZE),
 }
 """Flags that the Zoo takes as they come."""
@@ -222,6 +223,9 @@ def _entry(manager: ExperimentManager, args: argparse.Namespace, entries: dict[s
     where = f"{args.conf_file or 'the configuration'}: {key}"
     if entries is not None and not isinstance(entries[key], dict):
         raise ConfigError(f"{where}: must be hyperparameters by name")
+    file = Path((args.storage or "").removeprefix("sqlite:///"))
+    if args.trial_id is not None and str(args.storage).startswith("sqlite:///") and not file.exists():
+        raise ConfigError(f"--storage {args.storage}: there is no such file to read trial {args.trial_id} from")
     with _silent():
         try:
             return manager.read_hyperparameters()[0], where

@@ -67,6 +67,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "net_arch a number": ({"policy_kwargs": {"net_arch": 64}}, ["net_arch=64"]),
     "net_arch qf": ({"policy_kwargs": {"net_arch": {"pi": [8], "qf": [8]}}}, ["'qf': [8]", "pi and vf"]),
     "activation as text": ({"policy_kwargs": {"activation_fn": "nn.Relu"}}, ["activation_fn='nn.Relu'", "nn.Tanh"]),
+    "activation made": ({"policy_kwargs": {"activation_fn": nn.ReLU()}}, ["activation_fn=ReLU()", "not nn.Tanh()"]),
+    "of policy_kwargs": ({"net_arch": [8]}, ["net_arch=[8]", "it belongs into policy_kwargs"]),
     "optimizer as text": ({"policy_kwargs": {"optimizer_class": "Adam"}}, ["optimizer_class='Adam'", "a class"]),
     "log_std": ({"policy_kwargs": {"log_std_init": "-2"}}, ["log_std_init='-2'", "a finite number"]),
     "one sample": ({"n_steps": 1}, ["n_steps * n_envs"]),

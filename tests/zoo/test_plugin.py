@@ -165,7 +165,8 @@ def test_who_tracks_a_run_is_told_that_it_goes_offline(flags: list[str], tmp_pat
     environ |= {**NOTHING_CONFIGURED, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1])}
     code = (
         "import os, sys; from sb3_trpo_ext.zoo.cli import preflight; print(os.environ['WANDB_MODE']);"
-        "parser = preflight.CheckingParser(); parser.add_argument('--algo'); parser.add_argument('--track', action='store_true');"
+        "parser = preflight.CheckingParser(); parser.add_argument('--algo');"
+        "parser.add_argument('--track', action='store_true');"
         "parser.parse_args(['--algo', 'ppo', *sys.argv[1:]])"
     )
     command = [sys.executable, "-c", code, *flags]
