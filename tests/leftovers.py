@@ -51,9 +51,18 @@ SPACES: dict[Any, spaces.Space[Any]] = {
     "nothing": spaces.Box(-1, 1, (0,)),
     "grid": spaces.MultiDiscrete([[2, 3], [4, 5]]),
     "bits": spaces.MultiBinary([2, 3]),
+    "integers": spaces.Box(0, 5, (2,), dtype=np.int64),
+    "point": spaces.Box(-1, 1, ()),
+    "from one": spaces.Discrete(3, start=1),
+    "parts from one": spaces.MultiDiscrete([3, 4], start=[0, 1]),
     "image": spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8),
 }
 SPACES["nan"].low[1] = np.nan  # type: ignore[attr-defined]  # Gymnasium refuses it, a simulator may still do it
+
+
+def as_it_is(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """A function for a wrapper."""
+    return env
 
 
 def register() -> None:

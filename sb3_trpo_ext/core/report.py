@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sb3_trpo_ext.core.cg import CGResult
@@ -228,19 +229,20 @@ class UpdateReport:
         if not isinstance(fields, dict):
             raise ValueError(f"not an UpdateReport but {type(fields).__name__}")
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        values = {**_not_computed(cls), **values}
+        values = {**_not_computed(), **values}
         needed = {field.name for field in dataclasses.fields(cls)}
         if values.keys() != needed:
-            missing, unknown = sorted(needed - values.keys()), [name[:40] for name in sorted(values.keys() - needed)[:5]]
+            missing, unknown = sorted(needed - values.keys())[:5], [name[:40] for name in sorted(values.keys() - needed)[:5]]
             raise ValueError(f"an UpdateReport of another version: missing fields {missing}, unknown fields {unknown}")
         refuse_other_types(cls, values)
         return cls(**values)
 
 
-def _not_computed(cls: type[UpdateReport]) -> dict[str, Any]:
+@cache
+def _not_computed() -> dict[str, Any]:
     """What stands for "not computed" in the fields that have such a value."""
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
+    for field in dataclasses.fields(UpdateReport):
         if field.default is not dataclasses.MISSING:
             values[field.name] = field.default
         elif str(field.type).endswith("| None"):

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_trpo_ext.monitoring.one_line import one_line
+
 FORMAT = 1
 
 LARGEST_HEADER = 2**23
@@ -42,7 +44,14 @@ KINDS = "biufc"
 
 
 class DumpError(ValueError):
-    """This is no dump, or not a whole one; the message says what is wrong with which file."""
+    """
+    This is no dump, or not a whole one.
+
+    :param message: what is wrong with which file; what it quotes is made one printable line
+    """
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True)

@@ -31,70 +31,11 @@ ALARMS_NAME = "alarms.jsonl"
 DUMPS_NAME = "dumps"
 """Folder of what the flight recorder has dumped."""
 
-LONGEST_LINE = 2**20
-"""Characters of a record; a report with 1,000 iterations of conjugate gradient has 50,000."""
-
 LONGEST_ROW = 2**14
 """Bytes of a row of the CSV, quoted texts and all; they have 1,000."""
 
-QUANTILES = 5
-"""Of the advantages, in a report that has any."""
-
 COLUMNS = ("time/total_timesteps", "train/status", *KEYS)
 WIDTHS: Mapping[str, int] = {"advantages.npy": 7, "vf_loss.npy": 2, "kl.npy": 1, "entropy.npy": 1}
-
-
-Record = tuple[str, UpdateReport]
-"""A line of ``updates.jsonl``, without its end, and what it says."""
-
-
-def read_records(path: Path) -> tuple[list[Record], list[str]]:
-    """
-    Read ``updates.jsonl``; a last line that a kill has cut off is left out.
-
-    :param path: the file, which need not exist
-    :return: its records in their order, and the lines that are none
-    """
-    records: list[Record] = []
-    unreadable: list[str] = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for line in filter(None, text.split("\n")):
-        try:
-            records.append((line, _report(line)))
-        except ValueError:
-            unreadable.append(line)
-    cut_off = not text.endswith("\n") and bool(unreadable) and text.endswith(unreadable[-1])
-    return records, unreadable[:-1] if cut_off else unreadable
-
-
-def _report(line: str) -> UpdateReport:
-    if len(line) > LONGEST_LINE:
-        raise ValueError("too long for a report")
-    report = UpdateReport.from_json(line)
-    if len(report.advantage_quantiles) not in (0, QUANTILES):
-        raise ValueError("would not fit into the histories")
-    return report
-
-
-def split_records(records: list[Record], before: int) -> tuple[list[Record], list[Record]]:
-    """
-    Choose the records that a run which goes on stands on: rising, each update once, as it was written last.
-
-    :param records: in their order
-    :param before: number of the update that comes next: what was that one, and all later ones, will happen again
-    :return: those, and the others
-    """
-    kept: list[Record] = []
-    others: list[Record] = []
-    for record in records:
-        n_updates = record[1].n_updates
-        if n_updates >= before:
-            others.append(record)
-            continue
-        while kept and kept[-1][1].n_updates >= n_updates:
-            others.append(kept.pop())
-        kept.append(record)
-    return kept, others
 
 
 def row(report: UpdateReport, text: str) -> dict[str, bytes]:

@@ -9,6 +9,9 @@ begins by writing every file again from ``updates.jsonl``, up to the update that
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 from sb3_trpo_ext.core.report import UpdateReport
@@ -19,13 +22,11 @@ from sb3_trpo_ext.monitoring.run_files import (
     RECORD_NAME,
     SPARE_CSV_NAME,
     WIDTHS,
-    Record,
     follows_from,
     headers,
-    read_records,
     row,
-    split_records,
 )
+from sb3_trpo_ext.monitoring.run_records import Place, choose, find_records, other_lines, records_at
 
 
 class RunFolder:
@@ -80,14 +81,25 @@ class RunFolder:
         self._goes_on_at = n_updates if self._goes_on_at is None else min(n_updates, self._goes_on_at)
         self.path.mkdir(parents=True, exist_ok=True)
         kept = self._keep(self._goes_on_at, csv_name)
-        rows = [row(report, text) for text, report in kept]
-        contents = {name: b"".join([header, *(part[name] for part in rows)]) for name, header in headers(len(kept)).items()}
-        for name, content in contents.items():
-            _replace(self._path(name, csv_name), content)
-        self._n_rows, self._sizes = len(kept), {name: len(content) for name, content in contents.items()}
+        self._write_again(kept, csv_name)
         self._csv_name, self._aside, self._goes_on_at = csv_name, None, None
 
-    def _keep(self, n_updates: int, csv_name: str) -> list[Record]:
+    def _write_again(self, kept: list[Place], csv_name: str) -> None:
+        """Each file whole under another name, one update at a time; then all of them into place."""
+        self._n_rows, self._sizes = len(kept), {}
+        paths = {name: self._path(name, csv_name) for name in headers(0)}
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(_fresh(path).open("wb")) for name, path in paths.items()}
+            for name, header in headers(len(kept)).items():
+                files[name].write(header)
+            for text, report in records_at(self.path / RECORD_NAME, kept):
+                for name, data in row(report, text).items():
+                    files[name].write(data)
+            self._sizes = {name: file.tell() for name, file in files.items()}
+        for path in paths.values():
+            _replace(path)
+
+    def _keep(self, n_updates: int, csv_name: str) -> list[Place]:
         """Put aside what is in the folder and does not belong to the updates before this one: nothing is lost."""
         # The same one if the last attempt has failed.
         aside = self._aside = self._aside or _Aside(self.path)
@@ -95,15 +107,15 @@ class RunFolder:
             theirs = [CSV_NAME] if csv_name == CSV_NAME else []
             aside.move([*theirs, SPARE_CSV_NAME, RECORD_NAME, ALARMS_NAME, DUMPS_NAME, *WIDTHS])
             self._fresh = False
-        records, unreadable = read_records(self.path / RECORD_NAME)
-        kept, superseded = split_records(records, n_updates)
-        others = [*unreadable, *(() if self._cut else (text for text, _ in superseded))]
-        if others:
-            (aside.folder() / RECORD_NAME).write_text("".join(f"{text}\n" for text in others), encoding="utf-8")
+        record = self.path / RECORD_NAME
+        places, end = find_records(record)
+        kept = choose(places, n_updates)
+        # A resumed run cuts what came after its checkpoint: it will happen again.
+        aside.add(RECORD_NAME, other_lines(record, places if self._cut else kept, end))
         views = {name: self._path(name, csv_name) for name in (CSV_NAME, *WIDTHS)}
-        aside.move([path.name for name, path in views.items() if path.exists() and not follows_from(path, name, len(records))])
+        aside.move([path.name for name, path in views.items() if path.exists() and not follows_from(path, name, len(places))])
         spare = self.path / SPARE_CSV_NAME
-        if csv_name == CSV_NAME and spare.exists() and follows_from(spare, CSV_NAME, len(records)):
+        if csv_name == CSV_NAME and spare.exists() and follows_from(spare, CSV_NAME, len(places)):
             spare.unlink()
         return kept
 
@@ -159,6 +171,19 @@ class _Aside:
             self._folder.mkdir()
         return self._folder
 
+    def add(self, name: str, lines: Iterator[bytes]) -> None:
+        """
+        Write a file there, if it has any line.
+
+        :param name: the file
+        :param lines: one at a time
+        """
+        first = next(lines, None)
+        if first is None:
+            return
+        with (self.folder() / name).open("wb") as file:
+            file.writelines(chain([first], lines))
+
     def move(self, names: list[str]) -> None:
         """
         Move files there.
@@ -170,8 +195,10 @@ class _Aside:
                 (self.path / name).rename(self.folder() / name)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _fresh(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+def _replace(path: Path) -> None:
     """At once: a reader, and a kill, find the old file or the new one."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(content)
-    fresh.replace(path)
+    _fresh(path).replace(path)

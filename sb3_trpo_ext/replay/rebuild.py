@@ -86,8 +86,8 @@ def rebuild(dump: Dump, settings: dict[str, Any], model_file: Path | None = None
     :return: the model; ``train`` does the update
     :raises DumpError: if the dump is not whole, or its policy is unknown here
     """
-    check(dump)
     try:
+        check(dump)
         model = _empty_model(dump, settings, model_file)
         _restore_policy(model, dump)
         _restore_counters(model, dump)

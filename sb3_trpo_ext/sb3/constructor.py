@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import gymnasium as gym
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
@@ -37,7 +38,11 @@ R = TypeVar("R")
 
 
 def _is_layers(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(is_integer(width, 1) for width in value)
+    return (
+        isinstance(value, Sequence | np.ndarray)
+        and not isinstance(value, str)
+        and all(is_integer(width, 1) for width in value)
+    )
 
 
 def _is_net_arch(value: Any) -> bool:
@@ -50,14 +55,19 @@ def _is_net_arch(value: Any) -> bool:
 
 OF_POLICY: dict[str, Rule] = {
     "net_arch": Rule(_is_net_arch, "a list of layer widths >= 1, or a dictionary of two such lists, pi and vf"),
-    "activation_fn": Rule(callable, "a class of torch.nn such as nn.Tanh (not its name)"),
+    "activation_fn": Rule(
+        lambda value: callable(value) and not isinstance(value, torch.nn.Module),
+        "a class of torch.nn such as nn.Tanh (not its name, and not nn.Tanh())",
+    ),
     "log_std_init": Rule(is_number, "a finite number"),
     **dict.fromkeys(("ortho_init", "full_std", "use_expln", "squash_output", "share_features_extractor"), FLAG),
     "normalize_images": FLAG,
-    **dict.fromkeys(("features_extractor_class", "optimizer_class"), Rule(inspect.isclass, "a class")),
+    **dict.fromkeys(("features_extractor_class", "optimizer_class"), Rule(callable, "a class, or a function that makes one")),
     **dict.fromkeys(("features_extractor_kwargs", "optimizer_kwargs"), DICTIONARY),
 }
 """``policy_kwargs`` of SB3's own policies."""
+
+OF_POLICY_KWARGS = "; it belongs into policy_kwargs"
 
 FROM_THE_MODEL = frozenset({"self", "observation_space", "action_space", "lr_schedule", "use_sde"})
 """Arguments of a policy that the model gives it."""
@@ -80,9 +90,10 @@ def refuses_mistakes(init: Callable[P, R]) -> Callable[P, R]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
+        given.update({name: _plain(value) for name, value in given.items()})
         refuse_settings(given, given["self"].policy_aliases)
         if given["env"] is None:
-            return init(*args, **kwargs)
+            return init(*bound.args, **bound.kwargs)
         named, given["env"] = isinstance(given["env"], str), make_environment(given["env"], given["verbose"])
         try:
             _refuse_environment(given)
@@ -93,6 +104,12 @@ def refuses_mistakes(init: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return checked
+
+
+def _plain(value: Any) -> Any:
+    """Python's number for one of NumPy's or torch's: SB3 takes those for some arguments and not for others."""
+    single = isinstance(value, np.generic) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0)
+    return value.item() if single else value
 
 
 def refuse_settings(given: Mapping[str, Any], policies: Mapping[str, type]) -> None:
@@ -106,7 +123,8 @@ def refuse_settings(given: Mapping[str, Any], policies: Mapping[str, type]) -> N
     refuse_impossible(given, {**SETTINGS, **OF_SB3})
     refuse_contradictions(given)
     policy = given["policy"]
-    if policy not in policies if isinstance(policy, str) else not inspect.isclass(policy):
+    # (A function of one's own has a name, which SB3 asks for; a partial has none.)
+    if policy not in policies if isinstance(policy, str) else not hasattr(policy, "__name__"):
         near = maybe(policy, policies) if isinstance(policy, str) else ""
         raise ValueError(f"TRPO: policy={shown(policy)} is impossible: it must be one of {list(policies)} or a class{near}")
     _refuse_policy_arguments(policies[policy] if isinstance(policy, str) else policy, given["policy_kwargs"] or {})
@@ -115,7 +133,7 @@ def refuse_settings(given: Mapping[str, Any], policies: Mapping[str, type]) -> N
         warnings.warn(f"TRPO: device={shown(given['device'])} is not there: it runs on the CPU", UserWarning, stacklevel=3)
 
 
-def _refuse_policy_arguments(policy: type, given: Mapping[str, Any]) -> None:
+def _refuse_policy_arguments(policy: Callable[..., Any], given: Mapping[str, Any]) -> None:
     parameters = inspect.signature(policy).parameters
     known = [name for name in parameters if name not in FROM_THE_MODEL]
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -124,8 +142,8 @@ def _refuse_policy_arguments(policy: type, given: Mapping[str, Any]) -> None:
         if name in FROM_THE_MODEL:
             raise ValueError(f"{what}, which the model gives to its policy itself: it is no entry of policy_kwargs")
         if name not in parameters and not takes_all:
-            raise ValueError(f"{what}, which {policy.__name__} does not take{maybe(name, known)}")
-    if policy.__init__ in {cls.__init__ for cls in _own_policies()}:  # type: ignore[misc]
+            raise ValueError(f"{what}, which {getattr(policy, '__name__', 'the policy')} does not take{maybe(name, known)}")
+    if inspect.isclass(policy) and policy.__init__ in {cls.__init__ for cls in _own_policies()}:  # type: ignore[misc]
         refuse_impossible(given, OF_POLICY, "TRPO: policy_kwargs")
 
 
@@ -144,7 +162,8 @@ def unknown_argument(name: str, value: Any, known: Mapping[str, Any]) -> str:
     :return: one line
     """
     public = [other for other in known if other != "self" and not other.startswith("_")]
-    return f"TRPO: unknown argument {name}={shown(value)}{maybe(name, public)}"
+    near = OF_POLICY_KWARGS if name in OF_POLICY else maybe(name, public)
+    return f"TRPO: unknown argument {name}={shown(value)}{near}"
 
 
 def make_environment(env: Any, verbose: int) -> Any:

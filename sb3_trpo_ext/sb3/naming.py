@@ -13,7 +13,7 @@ OTHER_NAMES = {
     **{"n_epochs": "n_critic_updates", "vf_iters": "n_critic_updates", "lr": "learning_rate", "lam": "gae_lambda"},
     **{"max_kl": "target_kl", "delta": "target_kl", "step_size": "target_kl", "damping": "cg_damping"},
     **{"cg_iters": "cg_max_steps", "cg_iterations": "cg_max_steps", "backtrack_iters": "line_search_max_iter"},
-    **{"gpu": "cuda"},
+    **{"cg_steps": "cg_max_steps", "hidden_sizes": "net_arch", "layers": "net_arch", "gpu": "cuda", "torch": "th"},
 }
 """What other libraries call it."""
 

@@ -13,6 +13,8 @@ from sb3_trpo_ext.sb3.naming import shown
 LEAVES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 FLATTEN = "flatten it with a wrapper (gymnasium.wrappers.FlattenObservation, or an ActionWrapper of your own)"
 
+FROM_ZERO = "it must have start=0: shift it in a wrapper"
+
 
 class SpaceError(ValueError, AssertionError):
     """The environment's spaces are none that TRPO can learn in. (SB3 asserts some of this.)"""
@@ -37,13 +39,18 @@ def _of_actions(space: spaces.Space) -> Iterator[str]:
         yield f"{what}: it must be Box, Discrete, MultiDiscrete or MultiBinary; {FLATTEN}"
     elif isinstance(space, spaces.Box):
         if not np.issubdtype(space.dtype, np.floating):
-            return  # SB3 rounds
+            yield (
+                f"{what}: SB3 would store the integers and not the actions that were drawn; it must have a floating dtype "
+                "(round in an ActionWrapper), or be MultiDiscrete"
+            )
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             yield f"{what}: its bounds must be finite; give it some, such as those of gymnasium.wrappers.RescaleAction"
         if 0 in space.shape:
             yield f"{what}: it has no dimension"
     elif isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) and len(space.shape) != 1:
         yield f"{what}: it must have one axis; {FLATTEN}"
+    if _starts_elsewhere(space):
+        yield f"{what}: SB3 would give it the actions from 0 on; {FROM_ZERO}"
 
 
 def _of_observations(space: spaces.Space) -> Iterator[str]:
@@ -57,8 +64,14 @@ def _of_observations(space: spaces.Space) -> Iterator[str]:
             yield f"{what}: its bounds are NaN; they may be infinite"
         elif 0 in (part.shape or ()):
             yield f"{what}: it is empty"
+        elif _starts_elsewhere(part):
+            yield f"{what}: SB3 takes it to begin with 0; {FROM_ZERO}"
     if not parts:
         yield "the observation space is an empty Dict"
+
+
+def _starts_elsewhere(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and bool(np.any(space.start != 0))
 
 
 def _of_policy(space: spaces.Space, policy: Any) -> Iterator[str]:
@@ -68,5 +81,7 @@ def _of_policy(space: spaces.Space, policy: Any) -> Iterator[str]:
         yield f"{what}: for a Dict it must be 'MultiInputPolicy'"
     elif policy == "MultiInputPolicy" and not is_dict:
         yield f"{what}, which is no Dict: it must be 'MlpPolicy', or 'CnnPolicy' for images"
+    elif isinstance(space, spaces.Box) and isinstance(policy, str) and not space.shape:
+        yield f"{what}, which has no axis: gymnasium.wrappers.ReshapeObservation gives it one"
     elif policy == "CnnPolicy" and len(space.shape or ()) != 3:
         yield f"{what}, which is no image: it must be 'MlpPolicy'"

@@ -81,7 +81,7 @@ def _is_range(value: Any) -> bool:
 
 def _is_device(value: Any) -> bool:
     try:
-        return isinstance(value, torch.device) or value == "auto" or bool(isinstance(value, str) and torch.device(value))
+        return isinstance(value, torch.device) or value == "auto" or bool(type(value) in (str, int) and torch.device(value))
     except RuntimeError:
         return False
 
@@ -142,7 +142,9 @@ OF_SB3: dict[str, Rule] = {
     "stats_window_size": SIZE,
     "tensorboard_log": _PATH,
     "policy_kwargs": DICTIONARY,
-    "verbose": _one_of(0, 1, 2),
+    "verbose": Rule(
+        lambda value: isinstance(value, bool) or is_integer(value, 0), "an integer >= 0: 0 silent, 1 information, 2 debugging"
+    ),
     "seed": Rule(
         _or_none(lambda value: is_integer(value, 0) and int(value) <= LARGEST_SEED),
         f"None or an integer in [0, {LARGEST_SEED}]",

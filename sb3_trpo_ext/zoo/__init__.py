@@ -4,6 +4,7 @@
 needs nothing else: the first flag imports this package, the second reads its attribute ``hyperparams``.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,10 @@ rl_zoo3.ALGOS["trpo"] = TRPO
 hyperparams_opt.HYPERPARAMS_SAMPLER["trpo"] = sample_trpo_params
 hyperparams_opt.HYPERPARAMS_CONVERTER["trpo"] = convert_trpo_params
 choose_wandb_mode()
+
+_main = sys.modules["__main__"]
+# Not in its workers, where it is called __mp_main__
+if _main.__name__ == "__main__" and getattr(_main.__spec__, "name", None) == "rl_zoo3.train":
+    from sb3_trpo_ext.zoo.preflight import judge_command_line
+
+    judge_command_line()

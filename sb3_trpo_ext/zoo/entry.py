@@ -19,7 +19,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.constructor import refuse_settings
+from sb3_trpo_ext.monitoring import TrustRegionMonitor
+from sb3_trpo_ext.monitoring.monitor import Monitor
+from sb3_trpo_ext.sb3.constructor import OF_POLICY, OF_POLICY_KWARGS, refuse_settings
 from sb3_trpo_ext.sb3.naming import OTHER_NAMES, maybe, shown
 from sb3_trpo_ext.sb3.validation import DICTIONARY, OF_SB3, SETTINGS, SIZE, Rule, is_number, refuse_impossible
 from sb3_trpo_ext.zoo.yaml_files import ConfigError
@@ -101,7 +103,8 @@ def refuse_unknown(keys: Entry, where: str) -> None:
             raise ConfigError(f"{where}: {key}={shown(value)} is no hyperparameter here: it is a flag of the command line")
         if key not in known:
             name = OTHER_NAMES.get(str(key), key)
-            raise ConfigError(f"{where}: unknown key {key}={shown(value)}: TRPO and the Zoo have none{maybe(name, known)}")
+            near = OF_POLICY_KWARGS if key in OF_POLICY else maybe(name, known)
+            raise ConfigError(f"{where}: unknown key {key}={shown(value)}: TRPO and the Zoo have none{near}")
 
 
 def check_entry(entry: Entry, where: str) -> None:
@@ -126,6 +129,8 @@ def check_entry(entry: Entry, where: str) -> None:
     for key in KINDS:
         for name, arguments in named(entry.get(key)):
             _check_call(key, name, arguments, where)
+    if isinstance(entry.get("normalize"), str) and not isinstance(values["normalize"], dict):
+        raise ConfigError(f"{where}: normalize={shown(entry['normalize'])} is text: write true or false, without quotes")
     if isinstance(values.get("normalize"), dict):
         check_arguments(VecNormalize, values["normalize"], 1, f"{where}: normalize")
 
@@ -232,9 +237,15 @@ def _check_call(key: str, name: Any, arguments: dict[str, Any], where: str) -> N
     cls = resolve(name, what) if isinstance(name, str) else name
     if isinstance(cls, BaseCallback):
         return
-    if not inspect.isclass(cls) or (key != "env_wrapper" and not issubclass(cls, KINDS[key])):
+    # A function that makes one will do
+    if not callable(cls) or (inspect.isclass(cls) and key != "env_wrapper" and not issubclass(cls, KINDS[key])):
         raise ConfigError(f"{what}: {shown(name)} is no {KINDS[key].__name__}")
-    check_arguments(cls, arguments, GIVEN_FIRST[key], f"{what}: {cls.__name__}")
+    check_arguments(cls, arguments, GIVEN_FIRST[key], f"{what}: {getattr(cls, '__name__', name)}")
+    if inspect.isclass(cls) and issubclass(cls, Monitor | TrustRegionMonitor):
+        try:
+            cls(**arguments)  # ours: making one does nothing
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{what}: {error}") from error
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], first: int, what: str) -> None:

@@ -26,11 +26,13 @@ from rl_zoo3.exp_manager import ExperimentManager
 from sb3_trpo_ext.sb3.naming import maybe
 from sb3_trpo_ext.sb3.validation import LARGEST_SEED, OF_SB3, SIZE, Rule, is_integer, refuse_impossible
 from sb3_trpo_ext.zoo.entry import check_entry
+from sb3_trpo_ext.zoo.wandb_mode import say_wandb_mode
 from sb3_trpo_ext.zoo.yaml_files import ConfigError, read_yaml
 
 FLAGS: dict[str, Rule] = {
     "device": OF_SB3["device"],
     "seed": Rule(lambda value: is_integer(value, -1) and value <= LARGEST_SEED, f"an integer in [-1, {LARGEST_SEED}]"),
+    "n_timesteps": Rule(lambda value: value == -1 or is_integer(value, 1), "an integer >= 1"),
     **dict.fromkeys(("n_eval_envs", "eval_episodes", "n_trials"), SIZE),
 }
 """Flags that the Zoo takes as they come."""
@@ -72,13 +74,51 @@ class CheckingParser(argparse.ArgumentParser):
                 "policy:\"'MlpPolicy'\""
             ) from error
         check(parsed)
+        if parsed.track:
+            say_wandb_mode()
         return parsed
 
 
-def install() -> None:
-    """Let the Zoo's trainings be judged before they begin."""
-    checking = types.SimpleNamespace(**{**vars(argparse), "ArgumentParser": CheckingParser})
+def install(parser: type[argparse.ArgumentParser] = CheckingParser) -> None:
+    """
+    Let the Zoo's trainings be judged before they begin.
+
+    :param parser: what is to parse and judge
+    """
+    checking = types.SimpleNamespace(**{**vars(argparse), "ArgumentParser": parser})
     vars(rl_zoo3.train).update(argparse=checking)
+
+
+class _Judged(Exception):
+    """Nothing is wrong; the rest is not wanted."""
+
+
+class _JudgingParser(CheckingParser):
+    """Stops the Zoo's ``train`` where its flags are parsed."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        super().parse_args(args, namespace)
+        raise _Judged
+
+
+def judge_command_line() -> None:
+    """
+    Judge this process's command line, which the Zoo has parsed and has not used yet: for ``python -m rl_zoo3.train``, which
+    imports us when it comes to ``--gym-packages``. The Zoo's module is there twice then, as ``__main__`` and by its name:
+    the second is used.
+
+    :raises SystemExit: for the first mistake: exit code 2, one line on stderr
+    """
+    install(_JudgingParser)
+    try:
+        rl_zoo3.train.train()
+    except _Judged:
+        return
+    except ConfigError as error:
+        print(f"sb3_trpo_ext: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    finally:
+        vars(rl_zoo3.train).update(argparse=argparse)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -97,7 +137,9 @@ def check(args: argparse.Namespace) -> None:
     _check_log_folder(Path(args.log_folder))
     _import_packages(args.gym_packages)
     if args.env not in gym.registry:
-        raise ConfigError(f"--env {args.env}: no environment is registered under this id{maybe(args.env, gym.registry)}")
+        module, colon, name = args.env.rpartition(":")
+        near = f"; the Zoo wants --gym-packages {module} --env {name}" if colon else maybe(args.env, gym.registry)
+        raise ConfigError(f"--env {args.env}: no environment is registered under this id{near}")
     entries = _entries(args.conf_file)
     manager = _manager(args)
     entry, where = _entry(manager, args, entries)
@@ -181,6 +223,9 @@ def _entry(manager: ExperimentManager, args: argparse.Namespace, entries: dict[s
     where = f"{args.conf_file or 'the configuration'}: {key}"
     if entries is not None and not isinstance(entries[key], dict):
         raise ConfigError(f"{where}: must be hyperparameters by name")
+    file = Path((args.storage or "").removeprefix("sqlite:///"))
+    if args.trial_id is not None and str(args.storage).startswith("sqlite:///") and not file.exists():
+        raise ConfigError(f"--storage {args.storage}: there is no such file to read trial {args.trial_id} from")
     with _silent():
         try:
             return manager.read_hyperparameters()[0], where

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from sb3_trpo_ext.monitoring.one_line import one_line
 from sb3_trpo_ext.sb3.naming import maybe
 
 LARGEST_FILE = 2**20
@@ -25,7 +26,14 @@ DEEPEST = 50
 
 
 class ConfigError(ValueError):
-    """What stands in a file, or about it on the command line, can't be used: the message is one line for a person."""
+    """
+    What stands in a file, or about it on the command line, can't be used.
+
+    :param message: one line for a person; what it quotes is made printable
+    """
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 def read_yaml(path: Path) -> Any:

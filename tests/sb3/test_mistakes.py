@@ -1,11 +1,16 @@
 """What people get wrong in the constructor: a line each, with the argument, its value, what is valid, the nearest name."""
 
+import functools
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 import sb3_trpo_ext.sb3.trpo as module
@@ -48,7 +53,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "device no name": ({"device": [0]}, ["device=[0]"]),
     "seed negative": ({"seed": -1}, ["seed=-1", "in [0, 4294967295]"]),
     "seed too large": ({"seed": 2**32}, ["seed=4294967296"]),
-    "verbose": ({"verbose": "yes"}, ["verbose='yes'", "one of [0, 1, 2]"]),
+    "verbose": ({"verbose": "yes"}, ["verbose='yes'", "an integer >= 0"]),
+    "a partial policy": ({"policy": functools.partial(ActorCriticPolicy)}, ["policy=functools.partial", "or a class"]),
     "window": ({"stats_window_size": 0}, ["stats_window_size=0"]),
     "noise": ({"sde_sample_freq": -2}, ["sde_sample_freq=-2", "or -1"]),
     "buffer": ({"rollout_buffer_class": "RolloutBuffer"}, ["rollout_buffer_class='RolloutBuffer'", "a class"]),
@@ -61,6 +67,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "net_arch a number": ({"policy_kwargs": {"net_arch": 64}}, ["net_arch=64"]),
     "net_arch qf": ({"policy_kwargs": {"net_arch": {"pi": [8], "qf": [8]}}}, ["'qf': [8]", "pi and vf"]),
     "activation as text": ({"policy_kwargs": {"activation_fn": "nn.Relu"}}, ["activation_fn='nn.Relu'", "nn.Tanh"]),
+    "activation made": ({"policy_kwargs": {"activation_fn": nn.ReLU()}}, ["activation_fn=ReLU()", "not nn.Tanh()"]),
+    "of policy_kwargs": ({"net_arch": [8]}, ["net_arch=[8]", "it belongs into policy_kwargs"]),
     "optimizer as text": ({"policy_kwargs": {"optimizer_class": "Adam"}}, ["optimizer_class='Adam'", "a class"]),
     "log_std": ({"policy_kwargs": {"log_std_init": "-2"}}, ["log_std_init='-2'", "a finite number"]),
     "one sample": ({"n_steps": 1}, ["n_steps * n_envs"]),
@@ -81,6 +89,11 @@ WRONG_SPACES: dict[str, tuple[Any, Any, str, list[str]]] = {
     "actions of no dimension": (None, "nothing", "MlpPolicy", ["no dimension"]),
     "actions grid": (None, "grid", "MlpPolicy", ["must have one axis"]),
     "actions bits": (None, "bits", "MlpPolicy", ["must have one axis"]),
+    "actions integers": (None, "integers", "MlpPolicy", ["action space Box(0, 5", "must have a floating dtype"]),
+    "actions from one": (None, "from one", "MlpPolicy", ["actions from 0 on", "start=0"]),
+    "actions' parts from one": (None, "parts from one", "MlpPolicy", ["actions from 0 on", "start=0"]),
+    "observations from one": ("from one", None, "MlpPolicy", ["begin with 0", "start=0"]),
+    "observations of no axis": ("point", None, "MlpPolicy", ["no axis", "ReshapeObservation"]),
     "observations tuple": ("tuple", None, "MlpPolicy", ["observation space Tuple(", "or a Dict of these"]),
     "observations nested": ("nested", None, "MultiInputPolicy", ["observation space Dict(", "in a Dict"]),
     "observations text": ("text", None, "MlpPolicy", ["observation space Text("]),
@@ -143,11 +156,45 @@ def test_a_vec_env_of_no_environments() -> None:
     env.close()
 
 
-@pytest.mark.parametrize(
-    "policy_kwargs", [{"activation_fn": nn.ReLU, "net_arch": {"pi": [8]}}, {"net_arch": []}, {"net_arch": (8, 8)}]
-)
-def test_what_is_possible_stays_possible(policy_kwargs: dict[str, Any]) -> None:
-    TRPO("MlpPolicy", AT_HOME, device="cpu", policy_kwargs=policy_kwargs).env.close()
+def _policy(*args: Any, **kwargs: Any) -> ActorCriticPolicy:
+    return ActorCriticPolicy(*args, **{**kwargs, "net_arch": [8]})
+
+
+class _Rate:
+    def __call__(self, remaining: float) -> float:
+        return 1e-3 * remaining
+
+
+POSSIBLE: dict[str, dict[str, Any]] = {
+    "integers of NumPy": dict.fromkeys(("n_steps", "batch_size", "seed", "stats_window_size", "verbose"), np.int64(64)),
+    "numbers of NumPy": {"learning_rate": np.float32(1e-3), "gamma": np.array(0.99), "use_sde": np.bool_(False)},
+    "a number of torch": {"target_kl": torch.tensor(0.01)},
+    "texts of NumPy": {"kl_reduction": np.str_("joint")},
+    "a schedule's class": {"learning_rate": _Rate()},
+    "a schedule in parts": {"learning_rate": functools.partial(lambda a, remaining: a * remaining, 1e-3)},
+    "more words": {"verbose": 3},
+    "a policy's function": {"policy": _policy},
+    "a device": {"device": torch.device("cpu")},
+    "an id with its module": {"env": f"gymnasium.envs:{AT_HOME}"},
+    "an id without a version": {"env": "CartPole"},
+    "actor only": {"policy_kwargs": {"activation_fn": nn.ReLU, "net_arch": {"pi": [8]}}},
+    "no layer": {"policy_kwargs": {"net_arch": []}},
+    "layers in a tuple": {"policy_kwargs": {"net_arch": (8, 8)}},
+    "layers in an array": {"policy_kwargs": {"net_arch": np.array([8, 8])}},
+    "activation's function": {"policy_kwargs": {"activation_fn": lambda: nn.ELU(0.3)}},
+    "optimizer in parts": {"policy_kwargs": {"optimizer_class": functools.partial(torch.optim.SGD, momentum=0.9)}},
+    "extractor's function": {"policy_kwargs": {"features_extractor_class": lambda space: FlattenExtractor(space)}},
+    "no arguments": {"policy_kwargs": {"optimizer_kwargs": None}},
+}
+
+
+@pytest.mark.parametrize("case", POSSIBLE)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_possible_stays_possible(case: str) -> None:
+    given = {"policy": "MlpPolicy", "env": AT_HOME, "device": "cpu", "n_steps": 64, **POSSIBLE[case]}
+    model = TRPO(**given)
+    model.learn(64)
+    model.env.close()
 
 
 def test_a_policy_of_ones_own_takes_what_it_takes() -> None:

@@ -1,6 +1,8 @@
 """What people get wrong on the command line and in a YAML: exit code 2, one line on stderr, and nothing left behind."""
 
 import argparse
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
 
+import sb3_trpo_ext
 from sb3_trpo_ext.zoo.cli import run
 from tests.leftovers import AT_HOME, nothing_left, register
 
@@ -52,6 +55,7 @@ ENTRIES: dict[str, tuple[str, list[str]]] = {
     "net_arch": ("policy_kwargs: 'dict(net_arch=[8.5])'", ["net_arch=[8.5]", "layer widths"]),
     "normalize key": ("normalize: {norm_obss: true}", ["norm_obss=True", "did you mean norm_obs?"]),
     "normalize text": ("normalize: 'dict(norm_obs=Flase)'", ["can't be evaluated", "Flase", "did you mean False?"]),
+    "normalize as text": ("normalize: 'True'", ["normalize='True' is text", "without quotes"]),
     "normalize number": ("normalize: 3", ["normalize=3", "arguments of VecNormalize"]),
     "frame_stack": ("frame_stack: 0", ["frame_stack=0"]),
     "callback module": ("callback: sb3_trpo_ext.monitorin.KLMonitor", ["can't be imported", f"did you mean {MONITORING}?"]),
@@ -61,6 +65,8 @@ ENTRIES: dict[str, tuple[str, list[str]]] = {
         f"callback: [{{{MONITORING}.TrustRegionMonitor: {{on_truble: stop}}}}]",
         ["on_truble='stop'", "on_trouble?"],
     ),
+    "callback value": (f"callback: [{{{MONITORING}.TrustRegionMonitor: {{on_trouble: explode}}}}]", ["'explode' is neither"]),
+    "of policy_kwargs": ("net_arch: [8]", ["unknown key net_arch=[8]", "it belongs into policy_kwargs"]),
     "callback two": (f"callback: [{{{MONITORING}.KLMonitor: {{}}, a.B: {{}}}}]", ["callback=[{", "a dotted name of a class"]),
     "callback no callback": ("callback: collections.OrderedDict", ["collections.OrderedDict' is no BaseCallback"]),
     "wrapper": ("env_wrapper: gymnasium.wrappers.TimeLimt", ["has no TimeLimt", "did you mean TimeLimit?"]),
@@ -100,6 +106,7 @@ FILES: dict[str, tuple[str, list[str]]] = {
 # id: flags, and what the line must hold
 COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "env": (["--env", "CartPol-v1"], ["--env CartPol-v1", "did you mean CartPole-v1?"]),
+    "env with its module": (["--env", "here.envs:My-v0"], ["the Zoo wants --gym-packages here.envs --env My-v0"]),
     "flag": (["--evn", "CartPole-v1"], ["--evn", "did you mean --env?"]),
     "flag without value": (["--env"], ["--env", "expected one argument"]),
     "number": (["-n", "many"], ["-n", "invalid int value: 'many'"]),
@@ -114,6 +121,11 @@ COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "seed": (["--seed", "4294967296"], ["seed=4294967296"]),
     "no evaluations": (["--n-eval-envs", "0"], ["n_eval_envs=0"]),
     "log folder": (["-f", "mine.yml/logs"], ["--log-folder mine.yml/logs", "mine.yml is no folder"]),
+    "no steps": (["-n", "0"], ["n_timesteps=0", "an integer >= 1"]),
+    "no study": (
+        ["--trial-id", "3", "--study-name", "s", "--storage", "sqlite:///no.db"],
+        ["--storage sqlite:///no.db: there is no such file"],
+    ),
     "params key": (["-params", "n_step:32"], ["unknown key n_step=32", "did you mean n_steps?"]),
     "params value": (["-params", "target_kl:-1"], ["target_kl=-1", "a finite number > 0"]),
     "params text": (["-params", "policy:MlpPolicy"], ["name 'MlpPolicy' is not defined", "text needs quotes"]),
@@ -170,6 +182,7 @@ GOOD_ENTRIES = [
     "normalize: {norm_reward: false}, policy_kwargs: 'dict(activation_fn=nn.ReLU, net_arch=dict(pi=[8], vf=[8]))'",
     f"callback: [{MONITORING}.KLMonitor, {{{MONITORING}.EntropyMonitor: {{}}}}], cg_damping_range: [0.1, 1]",
     "env_wrapper: [{gymnasium.wrappers.TimeLimit: {max_episode_steps: 3}}], callback:, policy_kwargs: {net_arch: [8]}",
+    "env_wrapper: tests.leftovers.as_it_is",
     "<<: &more {n_envs: 2}, gamma: 1, cg_damping: 0, cg_damping_range:",
 ]
 
@@ -195,6 +208,25 @@ def goes_on(flags: list[str]) -> None:
         patch.setattr(rl_zoo3.train, "set_random_seed", reached)
         with pytest.raises(Reached):
             run(["train", "--env", AT_HOME, *flags])
+
+
+OURS = ["sb3_trpo_ext", "train"]
+THE_ZOOS = ["rl_zoo3.train", "--algo", "trpo", "--gym-packages", "sb3_trpo_ext.zoo", "--conf-file", "sb3_trpo_ext.zoo"]
+
+
+@pytest.mark.parametrize(("command", "mode"), [(OURS, {}), (THE_ZOOS, {}), (THE_ZOOS, {"WANDB_MODE": "offline"})])
+def test_nothing_is_left_in_a_shell(command: list[str], mode: dict[str, str], tmp_path: Path) -> None:
+    """With a real W&B and no key: one line, and no wandb/, logs/ or runs/."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environ = {**kept, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1]), "NETRC": "nowhere", **mode}
+    flags = ["--env", "CartPole-v1", "--track", "-params", "n_step:3"]
+    line = [sys.executable, "-m", *command, *flags]
+    done = subprocess.run(line, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("sb3_trpo_ext: sb3_trpo_ext.zoo: CartPole-v1: unknown key n_step=3: ")
+    assert done.stderr.endswith("; did you mean n_steps?\n")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_default_is_used_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
