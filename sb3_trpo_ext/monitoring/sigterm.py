@@ -27,21 +27,39 @@ class BeforeSigterm:
 
     def install(self) -> None:
         """Begin to act; done twice it is done once."""
-        if self._previous is not None or threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
             return
-        previous = signal.getsignal(signal.SIGTERM)
-        if previous in (None, signal.SIG_IGN):
-            return
-        self._previous, self._process = previous, os.getpid()
-        signal.signal(signal.SIGTERM, self._handle)
+        if self._previous is None:
+            previous = signal.getsignal(signal.SIGTERM)
+            if previous in (None, signal.SIG_IGN):
+                return
+            self._previous = previous
+            signal.signal(signal.SIGTERM, self._handle)
+        self._process = os.getpid()
 
     def remove(self) -> None:
-        """Put the earlier handler back, unless somebody has put another over ours, which may still call ours."""
+        """
+        Act no longer, and put the earlier handler back, in whatever order several of ours are removed.
+
+        Under a handler that somebody else has put over it, ours stays and only passes on: that one may still call it.
+        """
         if self._previous is None or threading.current_thread() is not threading.main_thread():
             return
+        self._process = None
         if signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None
+        elif (above := self._above()) is not None:
+            above._previous, self._previous = self._previous, None
+
+    def _above(self) -> BeforeSigterm | None:
+        """The one of ours that calls this one; None if it can't be told."""
+        handler = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        while isinstance(handler, BeforeSigterm):
+            if handler._previous == self._handle:
+                return handler
+            handler = getattr(handler._previous, "__self__", None)
+        return None
 
     def _act_undisturbed(self) -> None:
         """A second SIGTERM would end the process in the middle of the action."""

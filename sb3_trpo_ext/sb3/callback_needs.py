@@ -48,7 +48,7 @@ def what_needs_sb3_loop(callback: BaseCallback) -> str | None:
     :param callback: the root of a tree of callbacks
     :return: which one, and what it does, in words; None if there is none
     """
-    for part in _tree(callback, set()):
+    for part in callbacks_of(callback):
         if isinstance(part, ConvertCallback):
             if part.callback is not None:
                 return "a function is called with all local variables at each step (make it a BaseCallback)"
@@ -59,8 +59,15 @@ def what_needs_sb3_loop(callback: BaseCallback) -> str | None:
     return None
 
 
-def _tree(callback: BaseCallback, seen: set[int]) -> Iterator[BaseCallback]:
-    """A callback and those that it holds, in whatever attribute."""
+def callbacks_of(callback: BaseCallback, seen: set[int] | None = None) -> Iterator[BaseCallback]:
+    """
+    Walk a tree of callbacks.
+
+    :param callback: its root
+    :param seen: those that have been met
+    :yields: it and those that it holds, in whatever attribute
+    """
+    seen = set() if seen is None else seen
     if id(callback) in seen:
         return
     seen.add(id(callback))
@@ -69,7 +76,7 @@ def _tree(callback: BaseCallback, seen: set[int]) -> Iterator[BaseCallback]:
         candidates = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else [held]
         for child in candidates:
             if isinstance(child, BaseCallback):
-                yield from _tree(child, seen)
+                yield from callbacks_of(child, seen)
 
 
 def _patched(callback: BaseCallback) -> dict[str, Any]:

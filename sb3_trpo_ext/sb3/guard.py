@@ -81,18 +81,22 @@ class Held:
 
 
 @contextmanager
-def all_or_nothing(policy: ActorCriticPolicy) -> Iterator[Held]:
+def all_or_nothing(policy: ActorCriticPolicy, owner: Any = None, counts: Sequence[str] = ()) -> Iterator[Held]:
     """
     Restore parameters, buffers, training mode and optimiser state bit for bit if the body raises anything, Ctrl-C included.
 
     :param policy: the policy, with its optimiser
+    :param owner: whoever counts updates
+    :param counts: its attributes that are set back likewise
     :yields: what they were
     """
-    held = Held.by(policy)
+    held, counted = Held.by(policy), {name: getattr(owner, name) for name in counts}
     try:
         yield held
     except BaseException:
         held.restore(policy)
+        for name, value in counted.items():
+            setattr(owner, name, value)
         raise
 
 

@@ -1,0 +1,88 @@
+"""
+Ctrl-C at any line of ours while ``train`` runs: all of the update is undone and nothing counted, or (once it is concluded) all
+of it is there.
+"""
+
+import random
+import sys
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from sb3_trpo_ext import TRPO
+from tests.resilience.faults import Interrupted
+from tests.resilience.invariants import Before
+from tests.sb3.spaces import collect, make_model
+
+PACKAGE = str(sys.modules["sb3_trpo_ext"].__path__[0])
+
+
+class Interrupts:
+    """Raises at one event of a trace of the package's lines, or only counts them."""
+
+    def __init__(self, at: int | None = None):
+        self.at, self.count, self.where = at, 0, ""
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        return self.local if frame.f_code.co_filename.startswith(PACKAGE) and not self.where else None
+
+    def local(self, frame: FrameType, event: str, _: Any) -> Any:
+        self.count += event == "line"
+        if event == "line" and self.count == self.at:
+            self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            raise Interrupted
+        return self.local
+
+    def train(self, model: TRPO) -> BaseException | None:
+        tracing = sys.gettrace()
+        sys.settrace(self)
+        try:
+            model.train()
+        except BaseException as error:  # what it is decides the test
+            return error
+        finally:
+            sys.settrace(tracing)
+        return None
+
+
+def prepared(**settings: Any) -> TRPO:
+    model = make_model(n_steps=16, batch_size=16, **settings)
+    collect(model).train()
+    return collect(model)
+
+
+def broken(at: int, n_lines: int, **settings: Any) -> list[str]:
+    """What doesn't hold after an interruption, and after the next ``train``."""
+    model = prepared(**settings)
+    before, interrupts = Before(model), Interrupts(at)
+    error = interrupts.train(model)
+    assert isinstance(error, Interrupted), (interrupts.where, error)
+    if model._n_updates == before.counters[0] + 1:
+        assert n_lines - at < 20, interrupts.where
+        found = [*before.i1(None), *before.i2(), *before.i3_of_a_report()]
+    else:
+        found = before.broken(error, Interrupted)
+        model.train()
+        found += before.broken(None)
+    return [f"{interrupts.where}: {line}" for line in found]
+
+
+def check(n_cases: int, seed: int, **settings: Any) -> None:
+    lines = Interrupts()
+    assert lines.train(prepared(**settings)) is None
+    anywhere = random.Random(seed).sample(range(1, lines.count + 1), n_cases)
+    # The end, where counters and weights must go together, line by line.
+    for at in sorted({*anywhere, *range(lines.count - n_cases, lines.count + 1)}):
+        assert broken(at, lines.count, **settings) == []
+
+
+@pytest.mark.parametrize("action", ["box", "discrete"])
+def test_ctrl_c_at_any_line_undoes_all_or_nothing(action: str) -> None:
+    check(10, 0, action=action)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["box", "sde_squashed", "discrete", "multidiscrete"])
+def test_ctrl_c_at_many_lines_undoes_all_or_nothing(action: str) -> None:
+    check(100, 1, action=action)
