@@ -185,7 +185,7 @@ class Watch:
 
     def _refuse_endless(self, dones: Any, infos: Sequence[dict[str, Any]]) -> None:
         """An evaluation waits for whole episodes."""
-        for index in np.flatnonzero(dones):
+        for index in map(int, np.flatnonzero(dones)):
             self._n_cut[index] = self._n_cut[index] + 1 if NON_FINITE in infos[index] else 0
             if self._n_cut[index] == EPISODES:
                 raise NonFiniteError(

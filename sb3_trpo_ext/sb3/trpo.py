@@ -48,7 +48,7 @@ from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.diagnosis import Diagnosis
 from sb3_trpo_ext.sb3.env_guard import EnvGuard, dropped_environments, guarded, refuse_impossible_truncation
 from sb3_trpo_ext.sb3.errors import StaleBatchError
-from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_parameters
+from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_noise, refuse_non_finite_parameters
 from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, tell
 from sb3_trpo_ext.sb3.messages import stale_batch_message
 from sb3_trpo_ext.sb3.preconditions import (
@@ -295,6 +295,7 @@ class TRPO(sb3_contrib.TRPO):
         :raises NonFiniteError: at a parameter or an observation that is not finite
         """
         refuse_non_finite_parameters(self.policy)
+        refuse_non_finite_noise(self.policy)
         own = type(self).collect_rollouts is TRPO.collect_rollouts
         reason = why_sb3_loop(self, callback, rollout_buffer, n_rollout_steps) if own else "a subclass collects in its own way"
         self._recorder.begin(ACTOR_ALONE if reason is None else f"SB3's loop: {reason}")

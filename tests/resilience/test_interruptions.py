@@ -5,6 +5,7 @@ of it is there.
 
 import random
 import sys
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
@@ -86,3 +87,21 @@ def test_ctrl_c_at_any_line_undoes_all_or_nothing(action: str) -> None:
 @pytest.mark.parametrize("action", ["box", "sde_squashed", "discrete", "multidiscrete"])
 def test_ctrl_c_at_many_lines_undoes_all_or_nothing(action: str) -> None:
     check(100, 1, action=action)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_ctrl_c_between_a_hook_and_its_removal_leaves_no_hook(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = prepared()
+    before, honest, calls = Before(model), ExitStack.callback, []
+
+    def callback(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == number:
+            raise Interrupted
+        return honest(*args)
+
+    monkeypatch.setattr(ExitStack, "callback", callback)
+    with pytest.raises(Interrupted) as interrupted:
+        model.train()
+    monkeypatch.undo()
+    assert before.broken(interrupted.value, Interrupted) == []
