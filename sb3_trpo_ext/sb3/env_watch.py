@@ -65,14 +65,14 @@ class Watch:
             # It may not come by step_wait; if it does, it is looked at twice.
             names.append("step")
         held = {name: own[name] for name in names if name in own}
-        for name in names:
-            # Of bound methods, so that a copy of the VecEnv that is made meanwhile steps itself.
-            setattr(venv, name, partial(self._reset_by if name == "reset" else self._step_by, getattr(venv, name)))
         try:
+            for name in names:
+                # Of bound methods, so that a copy of the VecEnv that is made meanwhile steps itself.
+                setattr(venv, name, partial(self._reset_by if name == "reset" else self._step_by, getattr(venv, name)))
             yield
         finally:
             for name in names:
-                delattr(venv, name)
+                own.pop(name, None)
             own.update(held)
 
     def __getstate__(self) -> dict[str, Any]:
