@@ -137,12 +137,7 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
 def same(a: Any, b: Any) -> bool:
     """Bit for bit, through containers."""
     if isinstance(a, torch.Tensor):
-        return (
-            isinstance(b, torch.Tensor)
-            and a.dtype == b.dtype
-            and a.shape == b.shape
-            and torch.equal(_bytes(a), _bytes(b))
-        )
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bytes(a), _bytes(b))
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
