@@ -172,7 +172,7 @@ def _happen(fault: Fault, model: Any) -> tuple[Before, BaseException | None]:
     context: AbstractContextManager[Any] = fault.do(model) if fault.stage == "throughout" else nullcontext()
     if fault.stage == "before":
         fault.do(model)
-    witness = Before(model)
+    witness = Before(model, collected=False)
     try:
         with context:
             collect(model, callback)

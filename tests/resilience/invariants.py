@@ -35,10 +35,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 class Before:
-    """What a model holds before an update."""
+    """
+    What a model holds before an update.
 
-    def __init__(self, model: Any):
+    :param model: the model
+    :param collected: whether its rollout is there; buffers of modules may change while it is collected
+    """
+
+    def __init__(self, model: Any, collected: bool = True):
         self.model = model
+        self.collected = collected
         self.ours = isinstance(model, TRPO)
         self.tensors = {name: tensor.detach().clone() for name, tensor in tensors_of(model.policy).items()}
         self.optimizer = copy.deepcopy(model.policy.optimizer.state_dict())
@@ -124,7 +130,8 @@ class Before:
 
     def _left_behind(self, now: dict[str, Tensor]) -> list[str]:
         """After an exception everything is what it was."""
-        found = [f"I1: {name} is not what it was before the exception" for name in now if not self._as_before(name, now)]
+        held = now if self.collected else dict(self.model.policy.named_parameters())
+        found = [f"I1: {name} is not what it was before the exception" for name in held if not self._as_before(name, now)]
         if not same(self.model.policy.optimizer.state_dict(), self.optimizer):
             found.append("I1: the optimiser is not what it was before the exception")
         if self.ours:
