@@ -17,7 +17,12 @@ from tests.resilience.networks import DEFAULT, OTHERS, Config
 from tests.resilience.table import fault_names
 from tests.resilience.training_faults import MovesEverything
 
-TRAIN_THEMSELVES = ("trained_twice", "one_environment_of_eight_a_version_old", "whole_batch_a_version_old")
+TRAIN_THEMSELVES = (
+    "trained_twice",
+    "one_environment_of_eight_a_version_old",
+    "whole_batch_a_version_old",
+    "optimiser_stepped_by_the_user",
+)
 COMBINED = [
     name
     for name in fault_names()
