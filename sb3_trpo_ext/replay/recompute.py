@@ -14,7 +14,8 @@ import torch
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.monitoring.describe import build
 from sb3_trpo_ext.monitoring.dump import Dump
-from sb3_trpo_ext.replay.rebuild import check, rebuild
+from sb3_trpo_ext.replay.rebuild import rebuild
+from sb3_trpo_ext.replay.whole import check
 from sb3_trpo_ext.sb3.update_start import RandomStates
 from sb3_trpo_ext.sb3.validation import SETTINGS, refuse_impossible
 

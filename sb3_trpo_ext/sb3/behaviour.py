@@ -79,8 +79,10 @@ class BehaviourRecorder:
             # A callback may call the policy again before the step is stored: the first call of a step is the behaviour's.
             self.keep(getattr(buffer, "pos", -1), getattr(module.action_dist, "distribution", None))
 
-        handles = [policy.register_forward_pre_hook(before, with_kwargs=True), policy.register_forward_hook(after)]
+        handles = []
         try:
+            handles.append(policy.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(policy.register_forward_hook(after))
             yield
         finally:
             for handle in handles:

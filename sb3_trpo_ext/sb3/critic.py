@@ -67,8 +67,9 @@ class Critic:
         :return: what happened; a loss that became non-finite is undone, batch-norm buffers included
         """
         buffers = Snapshot.take(self.policy.buffers())
-        # No optimiser of a user's moves what the trust region has verified: bit for bit what it was.
-        actor = Snapshot.take(self.actor_parameters)
+        # No optimiser of a user's moves what the trust region has verified, or what is frozen: bit for bit what it was.
+        frozen = [parameter for parameter in self.policy.parameters() if not parameter.requires_grad]
+        actor = Snapshot.take([*self.actor_parameters, *frozen])
         of_actor = Snapshot.take(self._buffers_beside_the_critic())
         result = fit_critic(self._problem(), settings)
         if result.status is CriticStatus.NON_FINITE:

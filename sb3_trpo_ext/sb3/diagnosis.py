@@ -31,7 +31,8 @@ from sb3_trpo_ext.sb3.adapter import map_tensors
 from sb3_trpo_ext.sb3.problems import explained_variance
 
 if TYPE_CHECKING:
-    from sb3_trpo_ext.sb3.trpo import TRPO, UpdateInputs
+    from sb3_trpo_ext.sb3.conclusion import UpdateInputs
+    from sb3_trpo_ext.sb3.trpo import TRPO
 
 ACTIVITY_SAMPLES = 256
 """Samples that activity is measured on: a unit that fires for 2 % of all is missed once in 170 times, at under 2 % of an

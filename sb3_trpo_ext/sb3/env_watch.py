@@ -8,6 +8,7 @@ state, marked ``NON_FINITE`` in its info, and the environment is reset.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,9 @@ NON_FINITE = "TRPO.non_finite"
 RESETS = 10
 """An environment that starts so many times in a row in a state that is not finite is broken."""
 
+EPISODES = 100
+"""As is one in which so many episodes in a row had to be ended while a policy is evaluated: that might never end."""
+
 UNHARMED = "Policy, optimiser and the statistics of VecNormalize are as they were before this step."
 
 Position = Callable[[], int | None]
@@ -41,10 +45,12 @@ class Watch:
     def __init__(self, venv: VecEnv):
         self.venv = venv
         self.truncates = False
+        self.evaluates = False
         self.bounds = Bounds(normalised=False)
-        self.position: Position = _nowhere
+        self.position: Position = nowhere
         self._last: Any = None
         self._warned = False
+        self._n_cut: Counter[int] = Counter()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -59,25 +65,27 @@ class Watch:
             # It may not come by step_wait; if it does, it is looked at twice.
             names.append("step")
         held = {name: own[name] for name in names if name in own}
-        for name in names:
-            # Of bound methods, so that a copy of the VecEnv that is made meanwhile steps itself.
-            setattr(venv, name, partial(self._reset_by if name == "reset" else self._step_by, getattr(venv, name)))
         try:
+            for name in names:
+                # Of bound methods, so that a copy of the VecEnv that is made meanwhile steps itself.
+                setattr(venv, name, partial(self._reset_by if name == "reset" else self._step_by, getattr(venv, name)))
             yield
         finally:
             for name in names:
-                delattr(venv, name)
+                own.pop(name, None)
             own.update(held)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy does not know the rollout."""
-        return {**vars(self), "position": _nowhere}
+        return {**vars(self), "position": nowhere}
 
     def _step_by(self, method: Callable[..., StepReturn], *args: Any) -> StepReturn:
         returned = obs, rewards, dones, infos = method(*args)
         ended = np.count_nonzero(dones) > 0
         if not (DEPLOYED.hold(rewards) and self.bounds.hold(obs) and (not ended or self._endings_hold(dones, infos))):
             returned = self._mended(obs, rewards, dones, infos)
+        if self.evaluates:
+            self._refuse_endless(returned[2], returned[3])
         # A copy: a VecEnv may use its arrays again.
         self._last = _copied(returned[0])
         return returned
@@ -175,6 +183,16 @@ class Watch:
             f"environment {index} is broken: {RESETS} resets in a row gave observations that are not finite. {UNHARMED}"
         )
 
+    def _refuse_endless(self, dones: Any, infos: Sequence[dict[str, Any]]) -> None:
+        """An evaluation waits for whole episodes."""
+        for index in map(int, np.flatnonzero(dones)):
+            self._n_cut[index] = self._n_cut[index] + 1 if NON_FINITE in infos[index] else 0
+            if self._n_cut[index] == EPISODES:
+                raise NonFiniteError(
+                    f"environment {index} of the evaluation is broken: {EPISODES} episodes in a row gave something that is "
+                    f"not finite, the last {infos[index][NON_FINITE]}; an evaluation would never end. {UNHARMED}"
+                )
+
     def _message(self, found: dict[int, str], of: str = "") -> str:
         remedy = "on_nonfinite='truncate' would end the episode in its last finite state and go on"
         if self.venv is not self.venv.unwrapped:
@@ -186,27 +204,26 @@ class Watch:
 
     def _where(self, found: dict[int, str], of: str = "") -> str:
         (index, text), step = next(iter(found.items())), self.position()
-        return f"non-finite {text}{of} from environment {index}" + ("" if step is None or of else f", step {step}")
+        of_which = f"environment {index}" + (" of the evaluation" if self.evaluates else "")
+        return f"non-finite {text}{of} from {of_which}" + ("" if step is None or of else f", step {step}")
 
     def _warn(self, found: dict[int, str]) -> None:
         if self._warned:
             return
         self._warned = True
+        rest = "the sample is dropped. From now on this is only counted (train/samples_dropped)."
+        if self.evaluates:
+            rest = "it counts in no mean of a Monitor's. From now on nothing is said of it."
         warnings.warn(
-            f"TRPO: {self._where(found)}: its episode was ended in its last finite state, and the sample is dropped. From now "
-            "on this is only counted (train/samples_dropped).",
+            f"TRPO: {self._where(found)}: its episode was ended in its last finite state, and {rest}",
             UserWarning,
             stacklevel=2,
         )
 
 
-def _nowhere() -> None:
-    return None
+def nowhere() -> None:
+    """No step of a rollout."""
 
 
 def _copied(obs: Any) -> Any:
     return {key: np.array(part) for key, part in obs.items()} if isinstance(obs, dict) else np.array(obs)
-
-
-def _row(obs: Any, index: int) -> Any:
-    return {key: part[index] for key, part in obs.items()} if isinstance(obs, dict) else obs[index]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
@@ -175,6 +176,25 @@ def refuse_non_finite_parameters(policy: ActorCriticPolicy) -> None:
                 f"non-finite parameter {name!r} in the policy: it was broken by something other than an update of TRPO. "
                 "Nothing was changed; load the last good checkpoint."
             )
+
+
+def refuse_non_finite_noise(policy: ActorCriticPolicy) -> None:
+    """
+    Raise if the exploration noise of gSDE can't be drawn: SB3's own error would not say why.
+
+    :param policy: the policy
+    :raises NonFiniteError: if its standard deviation is NaN or infinite
+    """
+    dist = policy.action_dist
+    if not isinstance(dist, StateDependentNoiseDistribution):
+        return
+    log_std = policy.log_std.detach()
+    if bool(torch.isfinite(dist.get_std(log_std)).all()):
+        return
+    raise NonFiniteError(
+        f"non-finite standard deviation of the exploration (gSDE), from a log_std of up to {float(log_std.max()):.3g}. "
+        f"Nothing was changed. {_OF_THE_POLICY}"
+    )
 
 
 def refuse_non_finite_optimizer(policy: ActorCriticPolicy) -> None:

@@ -42,12 +42,14 @@ class Held:
     :param snapshot: of the same, in this order
     :param modes: training mode of each module
     :param optimizer: state of the optimiser
+    :param hooks: each dictionary of hooks, and what is in it: Ctrl-C may come between a hook and whatever will remove it
     """
 
     names: tuple[str, ...]
     snapshot: Snapshot
     modes: tuple[tuple[nn.Module, bool], ...]
     optimizer: dict[str, Any]
+    hooks: tuple[tuple[dict[int, Any], frozenset[int]], ...]
 
     @classmethod
     def by(cls, policy: ActorCriticPolicy) -> Held:
@@ -59,7 +61,14 @@ class Held:
         """
         tensors = _tensors(policy)
         modes = tuple((module, module.training) for module in policy.modules())
-        return cls(tuple(tensors), Snapshot.take(tensors.values()), modes, copy.deepcopy(policy.optimizer.state_dict()))
+        hooks = chain.from_iterable((module._forward_hooks, module._forward_pre_hooks) for module, _ in modes)
+        return cls(
+            tuple(tensors),
+            Snapshot.take(tensors.values()),
+            modes,
+            copy.deepcopy(policy.optimizer.state_dict()),
+            tuple((held, frozenset(held)) for held in hooks),
+        )
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -75,24 +84,31 @@ class Held:
         self.snapshot.restore()
         for module, training in self.modes:
             module.training = training
+        for hooks, there in self.hooks:
+            for key in hooks.keys() - there:
+                del hooks[key]
         # A copy: the optimiser may go on to write into what it is given.
         policy.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
         policy.optimizer.zero_grad(set_to_none=True)
 
 
 @contextmanager
-def all_or_nothing(policy: ActorCriticPolicy) -> Iterator[Held]:
+def all_or_nothing(policy: ActorCriticPolicy, owner: Any = None, counts: Sequence[str] = ()) -> Iterator[Held]:
     """
     Restore parameters, buffers, training mode and optimiser state bit for bit if the body raises anything, Ctrl-C included.
 
     :param policy: the policy, with its optimiser
+    :param owner: whoever counts updates
+    :param counts: its attributes that are set back likewise
     :yields: what they were
     """
-    held = Held.by(policy)
+    held, counted = Held.by(policy), {name: getattr(owner, name) for name in counts}
     try:
         yield held
     except BaseException:
         held.restore(policy)
+        for name, value in counted.items():
+            setattr(owner, name, value)
         raise
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+import sb3_contrib
 import torch
 
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_optimizer
@@ -77,3 +78,18 @@ def refuse_impossible_update(model: TRPO) -> None:
                 f"{model._current_progress_remaining:.3g}): it must give finite numbers >= 0. Nothing was changed."
             )
     refuse_non_finite_optimizer(model.policy)
+
+
+def refuse_overridden_product(model: TRPO) -> None:
+    """
+    Refuse what would be ignored silently: sb3-contrib's hook for another curvature matrix, which we don't call.
+
+    :param model: the model
+    :raises TypeError: naming the override
+    """
+    for name in ("hessian_vector_product", "_compute_actor_grad"):
+        if getattr(type(model), name) is not getattr(sb3_contrib.TRPO, name) or name in vars(model):
+            raise TypeError(
+                f"{type(model).__name__} overrides {name}, which sb3_trpo_ext.TRPO does not call (its Fisher products are "
+                "computed by core.fisher). Remove the override, or derive from sb3_contrib.TRPO."
+            )

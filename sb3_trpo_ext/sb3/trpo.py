@@ -11,15 +11,16 @@ Differences from sb3-contrib that a user may notice:
 5. The last update is logged too, at the end of ``learn``; what was not computed (the explained variance of returns that do
    not vary) is not logged, instead of NaN; every update leaves a row in the run folder.
 6. ``train`` leaves the policy in eval mode. Modules compiled by TorchScript are refused.
+7. Layers that the actor depends on never run in training mode: batch norm, or a normaliser of a user's own, keeps the
+   statistics that it has.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,42 +46,35 @@ from sb3_trpo_ext.sb3.batch import RolloutBatch, read_batch, refuse_non_finite_r
 from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.checkpoint import resume
 from sb3_trpo_ext.sb3.checkpoint_state import Resumption
+from sb3_trpo_ext.sb3.conclusion import UpdateInputs, report_of
 from sb3_trpo_ext.sb3.constructor import refuses_mistakes
 from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.diagnosis import Diagnosis
-from sb3_trpo_ext.sb3.env_guard import EnvGuard, dropped_environments, why_not_truncate
-from sb3_trpo_ext.sb3.errors import NonFiniteError, StaleBatchError
-from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_parameters
+from sb3_trpo_ext.sb3.env_guard import EnvGuard, dropped_environments, guarded, refuse_impossible_truncation
+from sb3_trpo_ext.sb3.errors import StaleBatchError
+from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_noise, refuse_non_finite_parameters
 from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, tell
 from sb3_trpo_ext.sb3.messages import stale_batch_message
-from sb3_trpo_ext.sb3.preconditions import in_plain_torch, plain_torch, refuse_impossible_update
+from sb3_trpo_ext.sb3.preconditions import (
+    in_plain_torch,
+    plain_torch,
+    refuse_impossible_update,
+    refuse_overridden_product,
+)
 from sb3_trpo_ext.sb3.problems import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
 from sb3_trpo_ext.sb3.rollout import collect_rollout, settle_collected, why_sb3_loop
 from sb3_trpo_ext.sb3.run_log import RunLog
 from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
-from sb3_trpo_ext.sb3.summary import SKIPPED, mean_entropy, mean_std, preconditioner_notes, summarise
 from sb3_trpo_ext.sb3.update_start import RandomStates, UpdateStart
 from sb3_trpo_ext.sb3.validation import notice_unit, refuse_contradictions, refuse_impossible, warn_about_risks
+
+COUNTS = ("_n_updates", "_updates_skipped", "_adapted_damping", "_adapted_damping_unit", "last_update", "last_update_inputs")
+"""What an update leaves in the model beside its policy."""
 
 ACTOR_ALONE = "actor alone"
 """How a rollout was collected, as the report says it, where it was not by SB3's loop."""
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
-
-
-@dataclasses.dataclass(frozen=True)
-class UpdateInputs:
-    """
-    References to what went into the newest update.
-
-    :param batch: the rollout
-    :param evaluated: the same as the policy step's data
-    :param result: full results of the policy step
-    """
-
-    batch: RolloutBatch
-    evaluated: Evaluated
-    result: PolicyResult
 
 
 class TRPO(sb3_contrib.TRPO):
@@ -257,7 +251,7 @@ class TRPO(sb3_contrib.TRPO):
     def _setup_model(self) -> None:
         refuse_impossible(vars(self))
         refuse_contradictions(vars(self))
-        _refuse_overridden_product(self)
+        refuse_overridden_product(self)
         if self.normalize_advantage:
             assert self.n_steps * self.n_envs > 1, (
                 f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={self.n_envs}"
@@ -317,10 +311,11 @@ class TRPO(sb3_contrib.TRPO):
         if not all([goes_on() for goes_on in self.between_updates]):
             return False
         refuse_non_finite_parameters(self.policy)
+        refuse_non_finite_noise(self.policy)
         own = type(self).collect_rollouts is TRPO.collect_rollouts
         reason = why_sb3_loop(self, callback, rollout_buffer, n_rollout_steps) if own else "a subclass collects in its own way"
         self._recorder.begin(ACTOR_ALONE if reason is None else f"SB3's loop: {reason}")
-        with self._guarded(env):
+        with guarded(self, env, callback):
             if reason is None:
                 return collect_rollout(self, env, callback, rollout_buffer, self._recorder)
             with self._recorder.recording(self.policy, rollout_buffer):
@@ -328,19 +323,6 @@ class TRPO(sb3_contrib.TRPO):
             if filled and self._recorder.dropped:
                 settle_collected(self, rollout_buffer)
             return filled
-
-    @contextmanager
-    def _guarded(self, env: VecEnv | None) -> Iterator[None]:
-        if env is None:
-            yield
-            return
-        try:
-            with self._env_guard.watching(env, self.on_nonfinite, lambda: getattr(self.rollout_buffer, "pos", None)):
-                yield
-        except NonFiniteError:
-            # Environments and these observations are no longer of one step: the next ``learn`` begins with a reset.
-            self._last_obs = None
-            raise
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """Every loop calls this once a step, before the step is stored: note the samples that are none."""
@@ -360,7 +342,7 @@ class TRPO(sb3_contrib.TRPO):
         streams = RandomStates.now()
         # Now: an update that raises has a folder, too.
         self._run_folder.find(self._n_updates + 1, self.log_folder, self.env, self.logger)
-        with plain_torch(), all_or_nothing(self.policy) as held:
+        with plain_torch(), all_or_nothing(self.policy, self, COUNTS) as held:
             self._update_learning_rate(self.policy.optimizer)
             refuse_impossible_update(self)
             self.policy.set_training_mode(False)
@@ -402,38 +384,14 @@ class TRPO(sb3_contrib.TRPO):
     def _conclude(
         self, inputs: UpdateInputs, critic: CriticResult, damping: DampingState, explained_after: float | None
     ) -> None:
-        """Report, log, and at last count: nothing here can change the policy, and what raises leaves the counters too."""
-        result, evaluated, choice = inputs.result, inputs.evaluated, inputs.evaluated.choice
-        report = summarise(
-            result,
-            critic,
-            inputs.batch.cell_name(result.check.worst_cell),
-            damping=damping.value,
-            n_updates=self._n_updates + 1,
-            num_timesteps=self.num_timesteps,
-            updates_skipped=self._updates_skipped + (result.status in SKIPPED),
-            n_samples=len(inputs.batch),
-            target_kl=float(self.target_kl),
-            kl_reduction=self.kl_unit,
-            entropy=mean_entropy(evaluated.problem.surrogate),
-            std=mean_std(self.policy),
-            cg_precision=self.cg_precision if evaluated.dtype is torch.float64 else "float32",
-            fisher_rung=choice.rung.name if choice else "",
-            explained_variance=evaluated.problem.explained_variance,
-            explained_variance_after=explained_after,
-            collection=self._recorder.collection,
-            notes=(choice.rung.rejected if choice else ()) + preconditioner_notes(result.solve),
-            cg_damping_range=(damping.low, damping.high) if damping.adaptive else (),
-            critic_epochs_enforced=int(self.n_critic_updates),
-            samples_dropped=inputs.batch.n_dropped if self.on_nonfinite == "truncate" else None,
-            **self._diagnosis.fields(self, inputs),
-        )
+        """Report, log, and at last count: nothing here can change the policy."""
+        report = report_of(self, inputs, critic, damping, explained_after)
         for key, value in logged_values(report):
             self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)
         self._run_folder.write(report, self.log_folder, self.env, self.logger)
         self._n_updates, self._updates_skipped = report.n_updates, report.updates_skipped
         if self.adaptive_damping:
-            self._adapted_damping, self._adapted_damping_unit = result.damping.value, self.kl_unit
+            self._adapted_damping, self._adapted_damping_unit = inputs.result.damping.value, self.kl_unit
         self.last_update, self.last_update_inputs = report, inputs
 
     @classmethod
@@ -469,10 +427,8 @@ class TRPO(sb3_contrib.TRPO):
     ) -> tuple[int, BaseCallback]:
         arguments: dict[str, Any] = {"callback": callback, "tb_log_name": tb_log_name, "progress_bar": progress_bar}
         if self.on_nonfinite == "truncate" and self.env is not None:
-            reason = why_not_truncate(self.env, self.rollout_buffer)
-            if reason is not None:
-                raise ValueError(f"TRPO: on_nonfinite='truncate' is impossible: {reason}; or use on_nonfinite='raise'")
-        with self._guarded(self.env):
+            refuse_impossible_truncation(self.env, self.rollout_buffer)
+        with guarded(self, self.env) if self.env is not None else nullcontext():
             if self._resumption is not None:
                 return self._resumption.begin(self, super()._setup_learn, total_timesteps, reset_num_timesteps, **arguments)
             self._first_update = self._n_updates
@@ -535,13 +491,3 @@ class TRPO(sb3_contrib.TRPO):
         one_learn += ["_first_update", "_earlier_iterations", "_log_interval"]
         ours = [*updates, *one_learn, "_choice", "_recorder", "_env_guard", "_run_folder", "_diagnosis"]
         return [*super()._excluded_save_params(), *ours]
-
-
-def _refuse_overridden_product(model: TRPO) -> None:
-    """sb3-contrib's hook for another curvature matrix: we don't call it, so an override must not be ignored silently."""
-    for name in ("hessian_vector_product", "_compute_actor_grad"):
-        if getattr(type(model), name) is not getattr(sb3_contrib.TRPO, name) or name in vars(model):
-            raise TypeError(
-                f"{type(model).__name__} overrides {name}, which sb3_trpo_ext.TRPO does not call (its Fisher products are "
-                "computed by core.fisher). Remove the override, or derive from sb3_contrib.TRPO."
-            )

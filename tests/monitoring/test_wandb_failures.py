@@ -1,5 +1,6 @@
 """What must not happen when W&B is slow, broken or missing, or when a signal comes."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 import types
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +246,26 @@ def test_a_second_sigterm_does_not_disturb_the_first_ones_action() -> None:
 
 
 @pytest.mark.usefixtures("handler")
-def test_one_that_was_put_over_ours_stays() -> None:
+@pytest.mark.parametrize("order", itertools.permutations(range(3)), ids=str)
+def test_several_of_ours_are_removed_in_any_order(order: tuple[int, ...]) -> None:
+    called: list[int] = []
+    ours = [BeforeSigterm(partial(called.append, i)) for i in range(3)]
+
+    def earlier(number: int, frame: object) -> None: ...
+
+    signal.signal(signal.SIGTERM, earlier)
+    for each in ours:
+        each.install()
+    for n_removed, index in enumerate(order, start=1):
+        ours[index].remove()
+        called.clear()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert called == sorted(order[n_removed:], reverse=True)
+    assert signal.getsignal(signal.SIGTERM) is earlier
+
+
+@pytest.mark.usefixtures("handler")
+def test_one_that_was_put_over_ours_stays_and_ours_acts_no_longer() -> None:
     called: list[str] = []
     signal.signal(signal.SIGTERM, lambda number, frame: called.append("earlier"))
     ours = BeforeSigterm(lambda: called.append("ours"))
@@ -259,8 +280,10 @@ def test_one_that_was_put_over_ours_stays() -> None:
     ours.remove()
     assert signal.getsignal(signal.SIGTERM) is later
     os.kill(os.getpid(), signal.SIGTERM)
-    # Ours only hands on: what it was there for is over.
     assert called == ["later", "earlier"]
+    ours.install()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert called[2:] == ["later", "ours", "earlier"]
 
 
 @pytest.mark.usefixtures("handler")

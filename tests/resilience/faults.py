@@ -172,7 +172,7 @@ def _happen(fault: Fault, model: Any) -> tuple[Before, BaseException | None]:
     context: AbstractContextManager[Any] = fault.do(model) if fault.stage == "throughout" else nullcontext()
     if fault.stage == "before":
         fault.do(model)
-    witness = Before(model)
+    witness = Before(model, collected=False)
     try:
         with context:
             collect(model, callback)
@@ -192,6 +192,7 @@ def _said(model: Any, error: BaseException | None, warned: list[str]) -> str:
     elif isinstance(model, TRPO):
         report = model.last_update
         parts = [report.status, f"critic {report.critic_status}", f"cg {report.cg_status}", f"direction {report.direction}"]
+        parts += [f"dropped {report.samples_dropped} samples"] if report.samples_dropped else []
         text = "; ".join([*parts, *report.notes])
     else:
         text = "accepted" if model.logger.name_to_value.get("train/is_line_search_success") else "rejected"

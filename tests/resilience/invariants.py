@@ -7,18 +7,15 @@ afterwards what does not hold. Nothing of it is computed by the package: the dis
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution, TanhBijector
-from torch import Tensor, nn
-from torch import distributions as td
+from torch import Tensor
 
 from sb3_trpo_ext import TRPO, UpdateReport
+from tests.resilience.view import View, tensors_of
 from tests.sb3.spaces import n_hooks, same
 
 KL_ACCURACY = (1e-3, 1e-6)
@@ -26,10 +23,6 @@ KL_ACCURACY = (1e-3, 1e-6)
 
 GAIN_ACCURACY = 1e-5
 """Of the mean absolute advantage, for the same reason."""
-
-
-def tensors_of(policy: nn.Module) -> dict[str, Tensor]:
-    return dict([*policy.named_parameters(), *policy.named_buffers()])
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -41,82 +34,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return found
 
 
-@contextmanager
-def looking_only(policy: nn.Module) -> Iterator[None]:
-    """Evaluate in the mode in which the policy acts; modules that keep state are set back."""
-    tensors = tensors_of(policy)
-    kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    modes = [(module, module.training) for module in policy.modules()]
-    policy.train(False)
-    try:
-        # Noise of a module's own is the same each time.
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng():
-            torch.manual_seed(0)
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                if not same(tensor.detach(), kept[name]):
-                    tensor.copy_(kept[name])
-
-
-class View:
-    """The actor on a batch: its distributions as torch's, in float64, and the log-probabilities of the batch's actions."""
-
-    def __init__(self, model: Any, observations: Any, actions: Tensor):
-        with looking_only(model.policy):
-            distribution = model.policy.get_distribution(observations)
-            parts = distribution.distribution
-            self.parts = [self._in_float64(part) for part in (parts if isinstance(parts, list) else [parts])]
-            self.raw = [parameter.detach().clone() for part in self.parts for parameter in self._parameters(part)]
-            self.actor = self._connected(model.policy, self.parts)
-        squashed = isinstance(distribution, SquashedDiagGaussianDistribution) or getattr(distribution, "bijector", None)
-        actions = TanhBijector.inverse(actions) if squashed else actions
-        self.log_prob = self._log_prob(actions.double()).detach()
-        self.dims = 1 if isinstance(self.parts[0], td.Categorical) else self.parts[0].batch_shape[-1]
-
-    @staticmethod
-    def _in_float64(part: Any) -> Any:
-        if isinstance(part, td.Normal):
-            return td.Normal(part.loc.double(), part.scale.double(), validate_args=False)
-        return type(part)(logits=part.logits.double(), validate_args=False)
-
-    @staticmethod
-    def _parameters(part: Any) -> list[Tensor]:
-        return [part.loc, part.scale] if isinstance(part, td.Normal) else [part.logits]
-
-    @staticmethod
-    def _connected(policy: nn.Module, parts: list[Any]) -> set[str]:
-        """Names of the parameters that the distributions depend on."""
-        named = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
-        total = sum(tensor.sum() for part in parts for tensor in View._parameters(part))
-        if not named or not total.requires_grad:
-            return set()
-        try:
-            grads = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-        except RuntimeError:  # a module whose backward pass is what is broken
-            return set()
-        return {name for name, grad in zip(named, grads, strict=True) if grad is not None}
-
-    def _log_prob(self, actions: Tensor) -> Tensor:
-        if not isinstance(self.parts[0], td.Categorical):
-            return self.parts[0].log_prob(actions.view(len(actions), -1)).sum(dim=-1)
-        columns = actions.view(len(actions), -1).unbind(-1)
-        return torch.stack([part.log_prob(a) for part, a in zip(self.parts, columns, strict=True)]).sum(dim=0)
-
-    def joint_kl(self, old: "View") -> float:
-        """Mean KL(self || old), summed over action dimensions."""
-        divergences = [td.kl_divergence(new, before) for new, before in zip(self.parts, old.parts, strict=True)]
-        return float(sum(kl.detach().sum(dim=-1) if kl.ndim == 2 else kl.detach() for kl in divergences).mean())
-
-
 class Before:
-    """What a model holds before an update."""
+    """
+    What a model holds before an update.
 
-    def __init__(self, model: Any):
+    :param model: the model
+    :param collected: whether its rollout is there; buffers of modules may change while it is collected
+    """
+
+    def __init__(self, model: Any, collected: bool = True):
         self.model = model
+        self.collected = collected
         self.ours = isinstance(model, TRPO)
         self.tensors = {name: tensor.detach().clone() for name, tensor in tensors_of(model.policy).items()}
         self.optimizer = copy.deepcopy(model.policy.optimizer.state_dict())
@@ -139,7 +67,11 @@ class Before:
         with torch.inference_mode(False):
             next(iter(buffer.get(1)))
             np.random.set_state(random)  # noqa: NPY002
-            return buffer._get_samples(np.arange(buffer.buffer_size * buffer.n_envs))
+            # What a fault has spoiled is no sample where its episode is ended: its places are known from the fault alone.
+            truncates = getattr(self.model, "on_nonfinite", None) == "truncate"
+            lost = [env * buffer.buffer_size + step for step, env in getattr(self.model, "injected", ()) if truncates]
+            kept = np.setdiff1d(np.arange(buffer.buffer_size * buffer.n_envs), lost)
+            return buffer._get_samples(kept) if len(kept) else None
 
     def _view(self) -> View | None:
         if self.batch is None:
@@ -198,7 +130,8 @@ class Before:
 
     def _left_behind(self, now: dict[str, Tensor]) -> list[str]:
         """After an exception everything is what it was."""
-        found = [f"I1: {name} is not what it was before the exception" for name in now if not self._as_before(name, now)]
+        held = now if self.collected else dict(self.model.policy.named_parameters())
+        found = [f"I1: {name} is not what it was before the exception" for name in held if not self._as_before(name, now)]
         if not same(self.model.policy.optimizer.state_dict(), self.optimizer):
             found.append("I1: the optimiser is not what it was before the exception")
         if self.ours:

@@ -14,7 +14,16 @@ from tests.sb3.spaces import ACTIONS, OBSERVATIONS
 
 NAMES = fault_names()
 ROTATED = [(name, OTHERS[i % len(OTHERS)]) for i, name in enumerate(NAMES[::2])]
-ALL = [(name, config) for name in NAMES for config in OTHERS if (name, config) not in ROTATED]
+SB3S = {(name, "sde_thin_expln") for name in ("default_dtype_float64", "policy_in_float64", "policy_in_float16")}
+"""gSDE's thin standard deviation makes ones of the default dtype: SB3's own policy can't act there."""
+THINNED = 4
+ALL = [
+    (name, config)
+    for i, name in enumerate(NAMES)
+    for j, config in enumerate(OTHERS)
+    if (i + j) % THINNED == 0 and (name, config) not in ROTATED and (name, config.action) not in SB3S
+]
+"""Every fault in a quarter of the configurations, every configuration with a quarter of the faults."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,7 +48,7 @@ def test_the_invariants_hold_in_other_spaces_and_networks(name: str, config: Con
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "config"), ALL, ids=str)
-def test_the_invariants_hold_in_every_space_and_network(name: str, config: Config) -> None:
+def test_the_invariants_hold_in_many_more_spaces_and_networks(name: str, config: Config) -> None:
     _holds_in(name, config)
 
 
@@ -48,6 +57,20 @@ def test_the_configurations_cover_everything() -> None:
     assert {config.observation for config in used} == OBSERVATIONS.keys()
     assert {config.network for config in used} == NETWORKS.keys()
     assert {re.sub("_thin|_expln", "", name) for name in ACTIONS} <= {re.sub("_thin|_expln", "", c.action) for c in used}
+
+
+@pytest.mark.parametrize("name", ["log_std_of_100", "log_std_of_minus_100"])
+@pytest.mark.parametrize("action", ["sde", "sde_thin_expln", "sde_squashed"])
+def test_exploration_that_cannot_be_drawn_is_told(name: str, action: str) -> None:
+    outcome = run(FAULTS[name], config=Config(action, "vector", "shared trunk"))
+    assert outcome.broken == []
+    assert outcome.error is None or "NonFiniteError" in outcome.said or "StaleBatchError" in outcome.said
+
+
+def test_frozen_parameters_are_moved_by_no_optimiser() -> None:
+    outcome = run(FAULTS["optimiser_that_moves_everything"], config=Config("discrete", "vector", "frozen"))
+    assert outcome.broken == []
+    assert outcome.error is None
 
 
 def test_every_fault_has_a_sentence() -> None:

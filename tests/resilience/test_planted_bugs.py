@@ -7,6 +7,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,9 +20,11 @@ from sb3_trpo_ext.core import critic, flat, line_search, update
 from sb3_trpo_ext.core.flat import as_deployed, assign, flatten
 from sb3_trpo_ext.core.objective import OnPolicyStatus
 from sb3_trpo_ext.core.status import TrialStatus
-from sb3_trpo_ext.sb3 import guard, trpo
+from sb3_trpo_ext.sb3 import conclusion, guard, trpo
 from sb3_trpo_ext.sb3.adapter import PolicyFunction
+from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.critic import Critic
+from sb3_trpo_ext.sb3.env_guard import EnvGuard
 from tests.resilience.faults import FAULTS, run
 from tests.resilience.networks import DEFAULT, Config
 from tests.resilience.table import fault_names
@@ -188,7 +191,28 @@ def evaluation_that_writes_into_the_policy(patch: Patch) -> None:
     patch.setattr(PolicyFunction, "_fresh", staticmethod(lambda buffers: buffers))
 
 
+@planted("sensors_fail_at_every_third_step_truncated", "I[23]: the (surrogate|KL)")
+def dropped_samples_that_count(patch: Patch) -> None:
+    patch.setattr(BehaviourRecorder, "places", lambda *_: None)
+
+
+@planted("sensors_fail_at_every_third_step_truncated", "I[23]: the (surrogate|KL)")
+def other_samples_dropped_than_those(patch: Patch) -> None:
+    honest = BehaviourRecorder.places
+
+    def places(self: Any, n_steps: int, n_envs: int) -> Any:
+        kept = honest(self, n_steps, n_envs)
+        return None if kept is None else n_steps * n_envs - 1 - kept[::-1]
+
+    patch.setattr(BehaviourRecorder, "places", places)
+
+
 # ---------------------------------------------------------------- I3
+
+
+@planted("sensor_fails_truncated", "not told: NonFiniteError: non-finite observations in the rollout")
+def environments_not_watched(patch: Patch) -> None:
+    patch.setattr(EnvGuard, "watching", lambda *_: nullcontext())
 
 
 @planted("trained_twice", "not told: accepted")
@@ -222,19 +246,19 @@ def buffer_not_looked_at(patch: Patch) -> None:
 
 @planted("advantages_all_equal", "I3: status accepted, but the actor did not move")
 def report_of_a_step_that_was_not_taken(patch: Patch) -> None:
-    honest = trpo.summarise
-    patch.setattr(trpo, "summarise", lambda *a, **k: dataclasses.replace(honest(*a, **k), status="accepted"))
+    honest = conclusion.summarise
+    patch.setattr(conclusion, "summarise", lambda *a, **k: dataclasses.replace(honest(*a, **k), status="accepted"))
 
 
 @planted("nothing", "I3: the KL is .*, reported")
 def report_of_another_kl(patch: Patch) -> None:
-    honest = trpo.summarise
+    honest = conclusion.summarise
 
     def summarise(*args: Any, **kwargs: Any) -> Any:
         report = honest(*args, **kwargs)
         return dataclasses.replace(report, kl=1.05 * report.kl)
 
-    patch.setattr(trpo, "summarise", summarise)
+    patch.setattr(conclusion, "summarise", summarise)
 
 
 @planted("nothing", "I3: the log is not the report")
@@ -244,7 +268,8 @@ def log_that_lacks_the_kl(patch: Patch) -> None:
 
 
 @planted("logger_raises", "I3: an update that raised was counted")
-def counting_before_the_log(patch: Patch) -> None:
+def counts_that_are_not_set_back(patch: Patch) -> None:
+    patch.setattr(trpo, "COUNTS", ())
     honest = TRPO._conclude
 
     def conclude(self: Any, *args: Any) -> None:

@@ -17,7 +17,12 @@ from tests.resilience.networks import DEFAULT, OTHERS, Config
 from tests.resilience.table import fault_names
 from tests.resilience.training_faults import MovesEverything
 
-TRAIN_THEMSELVES = ("trained_twice", "one_environment_of_eight_a_version_old", "whole_batch_a_version_old")
+TRAIN_THEMSELVES = (
+    "trained_twice",
+    "one_environment_of_eight_a_version_old",
+    "whole_batch_a_version_old",
+    "optimiser_stepped_by_the_user",
+)
 COMBINED = [
     name
     for name in fault_names()
@@ -104,14 +109,14 @@ def test_faults_together_keep_the_invariants() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_sound_updates_of_any_kind_keep_the_invariants_at_length() -> None:
-    seen = search(HARMLESS_ALONE, 3, 2000)
-    assert sum(outcome.error is None and outcome.model.last_update.accepted for outcome in seen) > 500
+    seen = search(HARMLESS_ALONE, 3, 500)
+    assert sum(outcome.error is None and outcome.model.last_update.accepted for outcome in seen) > 125
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_faults_together_keep_the_invariants_at_length() -> None:
-    search(COMBINED, 4, 2000)
+    search(COMBINED, 4, 500)
 
 
 # ---------------------------------------------------------------- planted bugs

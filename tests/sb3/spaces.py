@@ -129,15 +129,15 @@ def state_of(model: Any) -> dict[str, Any]:
     return copy.deepcopy({"policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict()})
 
 
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """NumPy has no bfloat16."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
 def same(a: Any, b: Any) -> bool:
     """Bit for bit, through containers."""
     if isinstance(a, torch.Tensor):
-        return (
-            isinstance(b, torch.Tensor)
-            and a.dtype == b.dtype
-            and a.shape == b.shape
-            and a.cpu().numpy().tobytes() == b.cpu().numpy().tobytes()
-        )
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bytes(a), _bytes(b))
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):

@@ -235,7 +235,7 @@ def _in_the_last_prediction(patch: pytest.MonkeyPatch, model: Any, error: BaseEx
 
 
 def _while_reporting(patch: pytest.MonkeyPatch, model: Any, error: BaseException) -> None:
-    patch.setattr(trpo, "summarise", _raise(error))
+    patch.setattr(trpo, "report_of", _raise(error))
 
 
 def _while_writing(patch: pytest.MonkeyPatch, model: Any, error: BaseException) -> None:
