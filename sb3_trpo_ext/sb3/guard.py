@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
@@ -43,6 +44,7 @@ class Held:
     :param modes: training mode of each module
     :param optimizer: state of the optimiser
     :param hooks: each dictionary of hooks, and what is in it: Ctrl-C may come between a hook and whatever will remove it
+    :param action_dist: the policy's distribution, for which another stands in while parameters are read from it
     """
 
     names: tuple[str, ...]
@@ -50,6 +52,7 @@ class Held:
     modes: tuple[tuple[nn.Module, bool], ...]
     optimizer: dict[str, Any]
     hooks: tuple[tuple[dict[int, Any], frozenset[int]], ...]
+    action_dist: Distribution
 
     @classmethod
     def by(cls, policy: ActorCriticPolicy) -> Held:
@@ -68,6 +71,7 @@ class Held:
             modes,
             copy.deepcopy(policy.optimizer.state_dict()),
             tuple((held, frozenset(held)) for held in hooks),
+            policy.action_dist,
         )
 
     @property
@@ -82,6 +86,7 @@ class Held:
         :param policy: the same policy
         """
         self.snapshot.restore()
+        policy.action_dist = self.action_dist
         for module, training in self.modes:
             module.training = training
         for hooks, there in self.hooks:

@@ -16,6 +16,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.sb3.action_distributions import DistributionParameters
 from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.env_watch import Watch
 from tests.resilience.faults import Interrupted
@@ -89,6 +90,19 @@ def check(n_cases: int, seed: int, **settings: Any) -> None:
 @pytest.mark.parametrize("action", ["box", "discrete"])
 def test_ctrl_c_at_any_line_undoes_all_or_nothing(action: str) -> None:
     check(10, 0, action=action)
+
+
+def test_ctrl_c_while_a_distribution_is_put_back_leaves_no_stand_in() -> None:
+    code = DistributionParameters.forward.__code__
+    model = prepared(action="discrete")
+    lines = Interrupts(None, [code])
+    assert lines.during(model.train) is None
+    for at in range(1, lines.count + 1):
+        model = prepared(action="discrete")
+        before, original = Before(model), model.policy.action_dist
+        error = Interrupts(at, [code]).during(model.train)
+        assert model.policy.action_dist is original, at
+        assert before.broken(error, Interrupted) == [], at
 
 
 @pytest.mark.slow
