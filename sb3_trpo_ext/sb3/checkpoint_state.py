@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.monitoring.describe import build
 from sb3_trpo_ext.sb3.callback_state import callback_states, load_callback_states, newest_score
+from sb3_trpo_ext.sb3.checkpoint_files import NEEDED
 from sb3_trpo_ext.sb3.environment_state import EnvironmentState
 from sb3_trpo_ext.sb3.log_outputs import LogPositions
 from sb3_trpo_ext.sb3.update_start import RandomStates
@@ -36,7 +37,7 @@ from sb3_trpo_ext.sb3.update_start import RandomStates
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO
 
-MODEL_NAME, STATE_NAME = "model.zip", "state.pkl"
+MODEL_NAME, STATE_NAME = NEEDED
 
 
 @dataclass(frozen=True)
