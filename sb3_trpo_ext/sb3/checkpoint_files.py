@@ -84,9 +84,13 @@ def write_checkpoint(folder: Path, n_updates: int, files: Mapping[str, bytes], a
     temporary.mkdir()
     described = {name: {"size": len(content), "sha256": _digest(content)} for name, content in files.items()}
     manifest = _sealed({"format": FORMAT, "n_updates": n_updates, **about, "files": described})
-    for name, content in {**files, MANIFEST_NAME: json.dumps(manifest, indent=1).encode()}.items():
-        _write_through(temporary / name, content)
-    _flush_folder(temporary)
+    try:
+        for name, content in {**files, MANIFEST_NAME: json.dumps(manifest, indent=1).encode()}.items():
+            _write_through(temporary / name, content)
+        _flush_folder(temporary)
+    except OSError:
+        _remove(temporary)  # on a full disk the logs need the space
+        raise
     if path.exists():
         path.rename(folder / f"{TEMPORARY}{n_updates:06d}_old")
     temporary.rename(path)

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.sb3.checkpoint import EVERY_UPDATES
 from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, Checkpoint, checkpoints_in, newest_whole
+from sb3_trpo_ext.sb3.checkpoint_lock import claim
 from sb3_trpo_ext.zoo.preflight import CheckingParser
 
 NEWEST = ""
@@ -85,7 +86,7 @@ def make_plan(arguments: list[str]) -> tuple[Plan, list[str]]:
     :param arguments: of ``train``
     :return: what they ask for, and the arguments for the Zoo
     :raises ValueError: if a flag is impossible, if the run has checkpoints and none of them is whole, and if the run that is
-        named has none, or is another environment's
+        named has none, or is another environment's, or is still trained
     """
     own, rest = own_flags().parse_known_args(arguments)
     if own.resume is None:
@@ -141,6 +142,7 @@ def _find(run: Path | None) -> Checkpoint | None:
     if found is None:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
         raise ValueError(f"--resume: no checkpoint of {run} is whole ({reasons}).")
+    claim(run / FOLDER_NAME)
     for name, reason in passed_over.items():
         print(f"--resume: {name} is passed over: {reason}", file=sys.stderr)
     steps, total = found.about["num_timesteps"], found.about["total_timesteps"]

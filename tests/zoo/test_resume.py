@@ -18,10 +18,11 @@ import yaml
 
 import sb3_trpo_ext
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.checkpoint_files import newest_whole, read_manifest
+from sb3_trpo_ext.sb3.checkpoint_files import newest_whole, read_manifest, write_checkpoint
 from sb3_trpo_ext.zoo.cli import run
 from sb3_trpo_ext.zoo.experiment import make_plan
 from tests.sb3.restorable import numbers
+from tests.sb3.test_checkpoint_lock import holder
 
 TASK = "Pendulum-v1"
 COMMAND = [
@@ -112,6 +113,18 @@ def test_what_cannot_be_meant_is_one_line(capsys: pytest.CaptureFixture[str], fl
     assert said.count("\n") == 1
 
 
+def test_a_run_that_is_still_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    about = {"num_timesteps": 2, "total_timesteps": 9}
+    folder = Path("logs/trpo/Pendulum-v1_1/checkpoints")
+    write_checkpoint(folder, 2, {"model.zip": b"-", "state.pkl": b"-"}, about)
+    with holder(folder) as other:
+        assert run(["train", "--env", TASK, "--resume"]) == 2
+        other.kill()
+    said = capsys.readouterr()
+    assert "another process trains in this run's folder" in said.err
+    assert not said.out
+
+
 def test_only_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--algo", "ppo", "--env", TASK, "--resume"]) == 2
     assert "--resume goes on with trpo only; this is --algo ppo" in capsys.readouterr().err
@@ -163,8 +176,6 @@ def test_a_signal_finishes_the_update(number: signal.Signals, more: tuple[str, .
 
 
 def test_wandbs_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sb3_trpo_ext.sb3.checkpoint_files import write_checkpoint
-
     monkeypatch.setenv("WANDB_RUN_ID", "")  # so that both are put back
     monkeypatch.setenv("WANDB_RESUME", "")
     about: dict[str, Any] = {"wandb_run": "abc123", "seed": 4, "num_timesteps": 2, "total_timesteps": 9}
