@@ -156,7 +156,11 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "more"), [(signal.SIGTERM, ()), (signal.SIGINT, ("--vec-env", "subproc"))], ids=["SIGTERM", "Ctrl-C"]
+    ("number", "more"),
+    [
+        pytest.param(signal.SIGTERM, (), id="SIGTERM"),
+        pytest.param(signal.SIGINT, ("--vec-env", "subproc"), id="Ctrl-C", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_finishes_the_update(number: signal.Signals, more: tuple[str, ...]) -> None:
     process, folder = started(*more, "-f", "logs"), Path("logs/trpo", f"{TASK}_1")
