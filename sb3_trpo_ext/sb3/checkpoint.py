@@ -19,6 +19,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_trpo_ext.monitoring.sigterm import GracefulStop
 from sb3_trpo_ext.monitoring.tree import in_trial
 from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, newest_whole, prune, write_checkpoint
+from sb3_trpo_ext.sb3.checkpoint_lock import claim, release
 from sb3_trpo_ext.sb3.checkpoint_state import MODEL_NAME, STATE_NAME, Resumption, about, checkpoint_files, read_state
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Checkpoints(BaseCallback):
         self._active = not in_trial(self.locals.get("callback"))
         if not self._active:
             return
-        self._folder()
+        claim(self._folder())
         self._last_update, self._last_time = model._n_updates, time.monotonic()
         model.between_updates.append(self._between_updates)
         model.failure_observers.append(self._on_death)
@@ -120,7 +121,7 @@ class Checkpoints(BaseCallback):
         # Unless a callback ended it in the middle of a rollout.
         if self._active and report is not None and report.num_timesteps == self._trpo.num_timesteps:
             self._take()
-        self._signals.remove()
+        self._end()
 
     def _take(self) -> None:
         """What can't be written ends no training: it is said once, until it can be again."""
@@ -144,7 +145,12 @@ class Checkpoints(BaseCallback):
         self._trpo.stop_signal = number
 
     def _on_death(self, _: BaseException) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._signals.remove()
+        if self._active:
+            release(self._folder())
 
 
 def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: Any, **changes: Any) -> SomeTRPO:
@@ -169,5 +175,5 @@ def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: 
     # Checked once more, all of it, before anything is unpickled.
     saved, pickled = found.read(MODEL_NAME), found.read(STATE_NAME)
     model = cls.load(io.BytesIO(saved), env=env, device=device, force_reset=False, **changes)
-    model._resumption = Resumption(read_state(pickled), found.path.parent.parent.absolute(), model)
+    model._resumption = Resumption(read_state(pickled), found.path.parent.absolute(), model)
     return model

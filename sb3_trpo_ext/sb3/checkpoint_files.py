@@ -2,7 +2,7 @@
 Checkpoints on disk: a folder each, whole or not there, whatever kills the process that writes it.
 
 A checkpoint is written under a temporary name, flushed to the disk with its folder, and renamed; last comes a manifest with
-the size and SHA-256 of every file. The reader checks all of that before anything is unpickled.
+the size and SHA-256 of every file, and of itself. The reader checks all of that before anything is unpickled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ FOLDER_NAME = "checkpoints"
 
 MANIFEST_NAME = "manifest.json"
 
-FORMAT = 1
+NEEDED = ("model.zip", "state.pkl")
+"""Without one of these nothing goes on."""
+
+FORMAT = 2
 """Of the files; rises when a reader of today could not go on from them."""
 
 NAME = re.compile(r"update_(\d{6,})")
@@ -80,10 +83,14 @@ def write_checkpoint(folder: Path, n_updates: int, files: Mapping[str, bytes], a
     path, temporary = folder / f"update_{n_updates:06d}", folder / f"{TEMPORARY}{n_updates:06d}"
     temporary.mkdir()
     described = {name: {"size": len(content), "sha256": _digest(content)} for name, content in files.items()}
-    manifest = {"format": FORMAT, "n_updates": n_updates, **about, "files": described}
-    for name, content in {**files, MANIFEST_NAME: json.dumps(manifest, indent=1).encode()}.items():
-        _write_through(temporary / name, content)
-    _flush_folder(temporary)
+    manifest = _sealed({"format": FORMAT, "n_updates": n_updates, **about, "files": described})
+    try:
+        for name, content in {**files, MANIFEST_NAME: json.dumps(manifest, indent=1).encode()}.items():
+            _write_through(temporary / name, content)
+        _flush_folder(temporary)
+    except OSError:
+        _remove(temporary)  # on a full disk the logs need the space
+        raise
     if path.exists():
         path.rename(folder / f"{TEMPORARY}{n_updates:06d}_old")
     temporary.rename(path)
@@ -152,17 +159,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     :raises ValueError: if it says nothing that can be understood, or is of another format
     :raises OSError: if it can't be read
     """
+    content = (path / MANIFEST_NAME).read_bytes()
     try:
-        about = json.loads((path / MANIFEST_NAME).read_bytes())
+        about = json.loads(content)
+        reason = _why_no_manifest(about, path)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{MANIFEST_NAME} is no JSON ({error})") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        found = about.get("format") if isinstance(about, dict) else None
-        raise ValueError(f"its format is {found!r}, and this version reads {FORMAT}")
-    files = about.get("files")
-    plain = isinstance(files, dict) and all(Path(name).name == name and isinstance(files[name], dict) for name in files)
-    if not plain or not files or about.get("n_updates") != _number(path):
-        raise ValueError(f"{MANIFEST_NAME} does not describe {path.name}")
+    if reason is not None:
+        raise ValueError(reason)
+    assert isinstance(about, dict), "it has a format"
     return about
 
 
@@ -192,13 +197,32 @@ def _scores(paths: list[Path]) -> Iterator[tuple[float, Path]]:
             yield score, path
 
 
+def _why_no_manifest(about: Any, path: Path) -> str | None:
+    found = about.get("format") if isinstance(about, dict) else None
+    if found != FORMAT:
+        return f"its format is {found!r:.20}, and this version reads {FORMAT}"
+    files = about.get("files")
+    plain = isinstance(files, dict) and all(Path(name).name == name and isinstance(files[name], dict) for name in files)
+    if not plain or not {*NEEDED} <= {*files} or about.get("n_updates") != _number(path):
+        return f"{MANIFEST_NAME} does not describe {path.name}"
+    if _sealed(about)["sha256"] != about.get("sha256"):
+        return f"{MANIFEST_NAME} is not what was written (its checksum differs)"
+    return None
+
+
+def _sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """With a checksum of all the rest."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return {**rest, "sha256": _digest(json.dumps(rest, sort_keys=True).encode())}
+
+
 def _number(path: Path) -> int:
     return int(path.name.partition("_")[2])
 
 
 def _why_not(name: str, content: bytes, described: Mapping[str, Any]) -> str | None:
     if len(content) != described.get("size"):
-        return f"{name} has {len(content)} bytes instead of {described.get('size')}"
+        return f"{name} has {len(content)} bytes instead of {described.get('size')!r:.20}"
     return None if _digest(content) == described.get("sha256") else f"{name} is not what was written (its checksum differs)"
 
 

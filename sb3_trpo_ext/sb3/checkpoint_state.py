@@ -29,6 +29,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.monitoring.describe import build
 from sb3_trpo_ext.sb3.callback_state import callback_states, load_callback_states, newest_score
+from sb3_trpo_ext.sb3.checkpoint_files import NEEDED
+from sb3_trpo_ext.sb3.checkpoint_lock import claim
 from sb3_trpo_ext.sb3.environment_state import EnvironmentState
 from sb3_trpo_ext.sb3.log_outputs import LogPositions
 from sb3_trpo_ext.sb3.update_start import RandomStates
@@ -36,7 +38,7 @@ from sb3_trpo_ext.sb3.update_start import RandomStates
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO
 
-MODEL_NAME, STATE_NAME = "model.zip", "state.pkl"
+MODEL_NAME, STATE_NAME = NEEDED
 
 
 @dataclass(frozen=True)
@@ -157,13 +159,13 @@ class Resumption:
     A training that goes on from a checkpoint.
 
     :param state: of the checkpoint
-    :param base: the folder that its paths are relative to now
+    :param folder: of checkpoints; paths are relative to the one above it
     :param model: loaded from the checkpoint
     """
 
-    def __init__(self, state: TrainingState, base: Path, model: TRPO):
+    def __init__(self, state: TrainingState, folder: Path, model: TRPO):
         self._state = state
-        self._base = base
+        self._folder, self._base = folder, folder.parent
         model.last_update = None if state.report is None else UpdateReport.from_json(state.report)
         model._diagnosis.load_state_dict(state.diagnostics)
         model._recorder.changed = state.collected_otherwise
@@ -171,7 +173,7 @@ class Resumption:
             if name in state.buffers:
                 part.copy_(state.buffers[name])
         if state.run_folder is not None:
-            model._run_folder.go_on_in(base / state.run_folder)
+            model._run_folder.go_on_in(self._base / state.run_folder)
 
     @property
     def first_update(self) -> int:
@@ -193,6 +195,7 @@ class Resumption:
         """
         state = self._state
         last = total if reset else state.first_timestep + total
+        claim(self._folder)
         state.logs.cut(self._base)
         custom = model._custom_logger
         if not custom:

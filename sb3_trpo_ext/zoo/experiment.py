@@ -22,6 +22,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.sb3.checkpoint import EVERY_UPDATES
 from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, Checkpoint, checkpoints_in, newest_whole
+from sb3_trpo_ext.sb3.checkpoint_lock import claim
+from sb3_trpo_ext.zoo.preflight import CheckingParser
 
 NEWEST = ""
 """``--resume`` without a folder."""
@@ -48,7 +50,7 @@ def own_flags() -> argparse.ArgumentParser:
 
     :return: the parser
     """
-    parser = argparse.ArgumentParser(
+    parser = CheckingParser(
         prog="python -m sb3_trpo_ext train",
         usage="%(prog)s [flags below, which are ours] [the RL Zoo's flags]",
         allow_abbrev=False,
@@ -59,16 +61,22 @@ def own_flags() -> argparse.ArgumentParser:
         const=NEWEST,
         metavar="RUN_FOLDER",
         help="go on with the newest run of --env in the log folder, or with this one, from its newest whole checkpoint; "
-        "-n is the number of steps of the whole training. Begins anew where that run has no checkpoint",
+        "-n is the number of steps of the whole training. Without a folder it begins anew where that run has no checkpoint",
     )
     parser.add_argument(
         "--checkpoint-every",
-        type=int,
+        type=_count,
         default=EVERY_UPDATES,
         metavar="N",
         help="updates between checkpoints (default: %(default)s, or a minute if that is less); 0: none",
     )
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of updates, or 0 for no checkpoints")
+    return int(text)
 
 
 def make_plan(arguments: list[str]) -> tuple[Plan, list[str]]:
@@ -77,7 +85,8 @@ def make_plan(arguments: list[str]) -> tuple[Plan, list[str]]:
 
     :param arguments: of ``train``
     :return: what they ask for, and the arguments for the Zoo
-    :raises ValueError: if the run has checkpoints and none of them is whole
+    :raises ValueError: if a flag is impossible, if the run has checkpoints and none of them is whole, and if the run that is
+        named has none, or is another environment's, or is still trained
     """
     own, rest = own_flags().parse_known_args(arguments)
     if own.resume is None:
@@ -93,7 +102,11 @@ def make_plan(arguments: list[str]) -> tuple[Plan, list[str]]:
     known = parser.parse_known_args(rest)[0]
     if known.algo != "trpo":
         raise ValueError(f"--resume goes on with trpo only; this is --algo {known.algo}.")
-    run = Path(own.resume) if own.resume != NEWEST else _newest_run(Path(known.log_folder, known.algo), known.env)
+    if own.resume == NEWEST:
+        run = _newest_run(Path(known.log_folder, known.algo), known.env)
+    else:
+        run = Path(own.resume)
+        _check_named(run, known.env)
     found = _find(run)
     if run is None or found is None:
         return Plan(own.checkpoint_every), rest
@@ -110,6 +123,15 @@ def _newest_run(folder: Path, env_id: str) -> Path | None:
     return folder / f"{name}_{number}" if number > 0 else None
 
 
+def _check_named(run: Path, env_id: str) -> None:
+    if not checkpoints_in(run / FOLDER_NAME):
+        why = "holds no checkpoint" if run.is_dir() else "is no folder"
+        raise ValueError(f"--resume {run}: {why} (--resume without a folder takes the newest run of --env)")
+    trained = [path.parent.name for path in run.glob("*/args.yml")]
+    if trained and EnvironmentName(env_id) not in trained:
+        raise ValueError(f"--resume {run}: is a run of {trained[0]}; this is --env {env_id}")
+
+
 def _find(run: Path | None) -> Checkpoint | None:
     if run is None or not checkpoints_in(run / FOLDER_NAME):
         print(
@@ -120,6 +142,7 @@ def _find(run: Path | None) -> Checkpoint | None:
     if found is None:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
         raise ValueError(f"--resume: no checkpoint of {run} is whole ({reasons}).")
+    claim(run / FOLDER_NAME)
     for name, reason in passed_over.items():
         print(f"--resume: {name} is passed over: {reason}", file=sys.stderr)
     steps, total = found.about["num_timesteps"], found.about["total_timesteps"]

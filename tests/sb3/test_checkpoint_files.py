@@ -21,8 +21,10 @@ from sb3_trpo_ext.sb3.checkpoint_files import (
     examine,
     newest_whole,
     prune,
+    read_manifest,
     write_checkpoint,
 )
+from tests.mutation import feed
 
 FILES = {"model.zip": b"weights" * 100, "state.pkl": b"the rest"}
 
@@ -53,7 +55,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 def _edit(**changes: Any) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
         manifest = json.loads((path / MANIFEST_NAME).read_text())
-        (path / MANIFEST_NAME).write_text(json.dumps({**manifest, **changes}))
+        (path / MANIFEST_NAME).write_text(json.dumps(checkpoint_files._sealed({**manifest, **changes})))
 
     return edit
 
@@ -68,6 +70,19 @@ def _replace(name: str, content: bytes) -> Callable[[Path], None]:
     return lambda path: (path / name).write_bytes(content) and None
 
 
+def _edit_text(old: str, new: str) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        text = (path / MANIFEST_NAME).read_text()
+        assert old in text
+        (path / MANIFEST_NAME).write_text(text.replace(old, new))
+
+    return edit
+
+
+_forge = _edit_text('"score": null', '"score": 9.5')
+_unseal = _edit_text('"sha256": "', '"sha257": "')
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut off": (lambda path: os.truncate(path / "state.pkl", 3), "state.pkl has 3 bytes instead of 8"),
     "empty": (lambda path: os.truncate(path / "model.zip", 0), "model.zip has 0 bytes instead of 700"),
@@ -80,9 +95,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another version's": (_edit(format=FORMAT + 1), f"its format is {FORMAT + 1}, and this version reads {FORMAT}"),
     "another update's": (_edit(n_updates=3), "manifest.json does not describe update_000002"),
     "outside its folder": (_edit(files={"../../secret": {"size": 1, "sha256": ""}}), "manifest.json does not describe"),
+    "a number of the manifest": (_forge, "manifest.json is not what was written"),
+    "no seal": (_unseal, "manifest.json is not what was written"),
+    "deep": (_edit_text('"score": null', '"score": ' + "[" * 3000 + "]" * 3000), "manifest.json is"),
+    "only one file": (_edit(files={"model.zip": {"size": 700}}), "manifest.json does not describe"),
     "no files": (_edit(files={}), "manifest.json does not describe"),
     "files of another kind": (_edit(files={"model.zip": 3}), "manifest.json does not describe"),
-    "no checksum": (_edit(files={"model.zip": {"size": 700}}), "model.zip is not what was written"),
+    "no checksum": (_edit(files={"model.zip": {"size": 700}, "state.pkl": {}}), "model.zip is not what was written"),
     "a folder for a file": (lambda path: ((path / "model.zip").unlink(), (path / "model.zip").mkdir()), "it can't be read"),
 }
 
@@ -137,6 +156,9 @@ def test_an_error_at_any_moment_leaves_what_was_there(tmp_path: Path, monkeypatc
         write(tmp_path, 2)
     except OSError:
         pass
+        # Where only the name is missing, all of it may be there; else it takes no space.
+        left = {path.name for path in tmp_path.glob(f"{TEMPORARY}000002/*")}
+        assert not left or left == {*FILES, MANIFEST_NAME}
     monkeypatch.undo()
     found, _ = newest_whole(tmp_path)
     assert found is not None
@@ -179,6 +201,35 @@ def test_order_is_that_of_updates(tmp_path: Path) -> None:
     (tmp_path / "update_x").mkdir()
     (tmp_path / "notes.txt").touch()
     assert [path.name for path in checkpoints_in(tmp_path)] == ["update_000005", "update_999999", "update_1000000"]
+
+
+@pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "resealed"), [(MANIFEST_NAME, True), *((name, False) for name in (MANIFEST_NAME, *FILES))])
+def test_spoilt_ones_are_passed_over(tmp_path: Path, name: str, n: int, resealed: bool) -> None:
+    """Nothing is changed and found whole; in one line, in any case. Resealed: as somebody who means it would write it."""
+    path = write(tmp_path, 1)
+    original, about = (path / name).read_bytes(), read_manifest(path)
+
+    def read(data: bytes) -> None:
+        (path / name).write_bytes(_resealed(data) if resealed else data)
+        found = examine(path)
+        if isinstance(found, str):
+            assert "\n" not in found
+            raise ValueError(found)
+        assert {each: found.read(each) for each in FILES} == FILES
+        if not resealed:
+            assert (found.n_updates, found.about) == (1, about)
+
+    outcomes = feed(read, [original], n, (ValueError,), seconds=1.0)
+    assert outcomes["refused"] > 0.8 * n or resealed
+
+
+def _resealed(data: bytes) -> bytes:
+    try:
+        manifest = json.loads(data)
+        return json.dumps(checkpoint_files._sealed(manifest)).encode()
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return data
 
 
 def test_folders_that_cannot_be_opened_are_not_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,11 @@ import yaml
 
 import sb3_trpo_ext
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.checkpoint_files import newest_whole, read_manifest
+from sb3_trpo_ext.sb3.checkpoint_files import newest_whole, read_manifest, write_checkpoint
 from sb3_trpo_ext.zoo.cli import run
 from sb3_trpo_ext.zoo.experiment import make_plan
 from tests.sb3.restorable import numbers
+from tests.sb3.test_checkpoint_lock import holder
 
 TASK = "Pendulum-v1"
 COMMAND = [
@@ -90,6 +91,40 @@ def test_none_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no checkpoint of logs/trpo/Pendulum-v1_3 is whole (update_000002: manifest.json is missing)" in error
 
 
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--checkpoint-every", "foo"], "argument --checkpoint-every: 'foo' must be a whole number of updates, or 0"),
+        (["--checkpoint-every", "-3"], "argument --checkpoint-every: '-3' must be a whole number of updates, or 0"),
+        (["--checkpoint-every"], "argument --checkpoint-every: expected one argument"),
+        (["--resume", "nosuchfolder"], "--resume nosuchfolder: is no folder"),
+        (["--resume", "logs"], "--resume logs: holds no checkpoint"),
+        (["--resume", f"logs/trpo/{TASK}_1"], f"is a run of {TASK}; this is --env CartPole-v1"),
+    ],
+    ids=["no number", "negative", "nothing", "no folder", "no checkpoints", "another environment's"],
+)
+def test_what_cannot_be_meant_is_one_line(capsys: pytest.CaptureFixture[str], flags: list[str], error: str) -> None:
+    Path(f"logs/trpo/{TASK}_1/checkpoints/update_000002").mkdir(parents=True)
+    Path(f"logs/trpo/{TASK}_1/{TASK}").mkdir()
+    Path(f"logs/trpo/{TASK}_1/{TASK}/args.yml").touch()
+    assert run(["train", *flags]) == 2
+    said = capsys.readouterr().err
+    assert error in said
+    assert said.count("\n") == 1
+
+
+def test_a_run_that_is_still_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    about = {"num_timesteps": 2, "total_timesteps": 9}
+    folder = Path("logs/trpo/Pendulum-v1_1/checkpoints")
+    write_checkpoint(folder, 2, {"model.zip": b"-", "state.pkl": b"-"}, about)
+    with holder(folder) as other:
+        assert run(["train", "--env", TASK, "--resume"]) == 2
+        other.kill()
+    said = capsys.readouterr()
+    assert "another process trains in this run's folder" in said.err
+    assert not said.out
+
+
 def test_only_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--algo", "ppo", "--env", TASK, "--resume"]) == 2
     assert "--resume goes on with trpo only; this is --algo ppo" in capsys.readouterr().err
@@ -121,7 +156,11 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "more"), [(signal.SIGTERM, ()), (signal.SIGINT, ("--vec-env", "subproc"))], ids=["SIGTERM", "Ctrl-C"]
+    ("number", "more"),
+    [
+        pytest.param(signal.SIGTERM, (), id="SIGTERM"),
+        pytest.param(signal.SIGINT, ("--vec-env", "subproc"), id="Ctrl-C", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_finishes_the_update(number: signal.Signals, more: tuple[str, ...]) -> None:
     process, folder = started(*more, "-f", "logs"), Path("logs/trpo", f"{TASK}_1")
@@ -141,12 +180,10 @@ def test_a_signal_finishes_the_update(number: signal.Signals, more: tuple[str, .
 
 
 def test_wandbs_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sb3_trpo_ext.sb3.checkpoint_files import write_checkpoint
-
     monkeypatch.setenv("WANDB_RUN_ID", "")  # so that both are put back
     monkeypatch.setenv("WANDB_RESUME", "")
     about: dict[str, Any] = {"wandb_run": "abc123", "seed": 4, "num_timesteps": 2, "total_timesteps": 9}
-    write_checkpoint(Path("logs/trpo/Pendulum-v1_1/checkpoints"), 2, {"model.zip": b"-"}, about)
+    write_checkpoint(Path("logs/trpo/Pendulum-v1_1/checkpoints"), 2, {"model.zip": b"-", "state.pkl": b"-"}, about)
     plan, rest = make_plan(["--env", TASK, "--resume", "--track"])
     assert (plan.run, rest[-2:]) == (Path("logs/trpo/Pendulum-v1_1"), ["--seed", "4"])
     assert (os.environ["WANDB_RUN_ID"], os.environ["WANDB_RESUME"]) == ("abc123", "allow")
