@@ -18,6 +18,7 @@ Differences from sb3-contrib that a user may notice:
 from __future__ import annotations
 
 import signal
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -482,7 +483,7 @@ class TRPO(sb3_contrib.TRPO):
         if self.stop_signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.stop_signal is not None:
-            raise SystemExit(128 + self.stop_signal)
+            sys.exit(128 + self.stop_signal)  # by this function: W&B listens to it
         return self
 
     def _excluded_save_params(self) -> list[str]:

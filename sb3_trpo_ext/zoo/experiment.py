@@ -218,4 +218,4 @@ class Experiment(ExperimentManager):
         number = getattr(model, "stop_signal", None)
         if number is not None:
             self.save_trained_model(model)
-            raise SystemExit(128 + number)
+            sys.exit(128 + number)  # by this function: W&B listens to it
