@@ -323,7 +323,8 @@ def test_a_sweeps_parameters_arrive_in_the_model(tmp_path: Path) -> None:
 def test_an_unknown_parameter_of_a_sweep_is_one_line(tmp_path: Path) -> None:
     output = sweep(tmp_path, SWEEP + "target_lk:\n  value: 1\n", expect=2)
     [line] = re.findall(r"^sb3_trpo_ext: the sweep: .*$", output, re.MULTILINE)
-    assert "unknown key target_lk=1" in line and "did you mean target_kl?" in line
+    assert "unknown key target_lk=1" in line
+    assert "did you mean target_kl?" in line
     assert "Traceback" not in output
     assert only_run(tmp_path).exit_codes == [2]
 
