@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,14 @@ from sb3_trpo_ext.monitoring import WandbMonitor
 from tests.monitoring.wandb_runs import read_run
 from tests.sb3.restorable import BATCH, trpo, walks
 
-pytest.importorskip("wandb")
+wandb = pytest.importorskip("wandb")
+
+
+@pytest.fixture(autouse=True)
+def no_service_is_left() -> Iterator[None]:
+    """Processes that later tests start would take this one's W&B service over, and look for their files in its folder."""
+    yield
+    wandb.teardown()
 
 
 def test_the_same_run_goes_on(tmp_path: Path) -> None:

@@ -126,18 +126,10 @@ def test_monitors_watch_the_trials_of_a_search() -> None:
     assert not list(Path().rglob("alarms.jsonl"))
 
 
-def test_the_zoo_tracks_our_keys_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_zoo_tracks_our_keys_offline() -> None:
     zoo = ["-m", "rl_zoo3.train", "--algo", "trpo", "--gym-packages", "sb3_trpo_ext.zoo", "--conf-file", "sb3_trpo_ext.zoo"]
-    for attempt in ("first", "second"):
-        # W&B's own reader of TensorBoard files once recorded nothing of so short a run (1 of 25, on a busy machine).
-        folder = tmp_path / attempt
-        folder.mkdir()
-        monkeypatch.chdir(folder)
-        monkeypatch.setenv("WANDB_DIR", str(folder))
-        python(*zoo, "--env", "Pendulum-v1", *QUICK, *TINY, "--track")
-        keys = {key for row in only_run(Path()).rows for key in row}
-        if keys:
-            break
+    python(*zoo, "--env", "Pendulum-v1", *QUICK, *TINY, "--track")
+    keys = {key for row in only_run(Path()).rows for key in row}
     assert {"train/kl_divergence_loss", "train/value_loss", "train/explained_variance", "global_step"} <= keys
     assert {"train/kl_joint", "train/cg_residual", "train/critic_epochs"} <= keys
 
