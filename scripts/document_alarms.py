@@ -7,11 +7,11 @@ Write ``docs/alarms.md`` from the table of alarms.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from itertools import groupby
 
 from evidence.provenance import REPO
+from generated_page import write_or_check
 
 from sb3_trpo_ext.monitoring import ALARMS, AlarmKind, Severity
 
@@ -75,15 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: arguments; None for the process's own
     :return: exit code
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    if not parser.parse_args(argv).check:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page():
-        return 0
-    print(f"{PAGE.relative_to(REPO)} is not up to date: run python scripts/document_alarms.py", file=sys.stderr)
-    return 1
+    return write_or_check("document_alarms.py", __doc__, PAGE, page(), argv)
 
 
 if __name__ == "__main__":

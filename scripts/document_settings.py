@@ -7,12 +7,12 @@ Write ``docs/settings.md`` from the rules that the constructor checks, its signa
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 import sys
 
 from evidence.provenance import REPO
+from generated_page import write_or_check
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3.validation import OF_SB3, SETTINGS
@@ -82,15 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: arguments; None for the process's own
     :return: exit code
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    if not parser.parse_args(argv).check:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page():
-        return 0
-    print(f"{PAGE.relative_to(REPO)} is not up to date: run python scripts/document_settings.py", file=sys.stderr)
-    return 1
+    return write_or_check("document_settings.py", __doc__, PAGE, page(), argv)
 
 
 if __name__ == "__main__":

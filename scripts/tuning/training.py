@@ -58,7 +58,7 @@ class TrialManager(ExperimentManager):
         """Make none."""
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        pass
+        """Save none: the study holds what was tried."""
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """
