@@ -16,6 +16,7 @@ from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv
 from sb3_trpo_ext.zoo import convert_config, preflight
 from sb3_trpo_ext.zoo.experiment import Plan, make_plan, own_flags, planned
+from sb3_trpo_ext.zoo.study import NO_FINISHED_TRIAL
 from sb3_trpo_ext.zoo.yaml_files import ConfigError
 
 # Functions of the Zoo that raise, with nothing begun, when what was typed names nothing that exists
@@ -112,7 +113,10 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     except ConfigError as error:
         return _fail(str(error))
     except (AssertionError, ValueError) as error:
-        if traceback.extract_tb(error.__traceback__)[-1].name not in ZOO_INPUT_CHECKS:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].name
+        if raised_in == "get_best_trial":
+            return _fail(NO_FINISHED_TRIAL)
+        if raised_in not in ZOO_INPUT_CHECKS:
             raise
         return _fail(str(error))
     return 0

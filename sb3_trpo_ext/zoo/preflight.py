@@ -26,6 +26,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from sb3_trpo_ext.sb3.naming import maybe
 from sb3_trpo_ext.sb3.validation import LARGEST_SEED, OF_SB3, SIZE, Rule, is_integer, refuse_impossible
 from sb3_trpo_ext.zoo.entry import check_entry
+from sb3_trpo_ext.zoo.study import check_trial
 from sb3_trpo_ext.zoo.wandb_mode import say_wandb_mode
 from sb3_trpo_ext.zoo.yaml_files import ConfigError, read_yaml
 
@@ -140,6 +141,7 @@ def check(args: argparse.Namespace) -> None:
         module, colon, name = args.env.rpartition(":")
         near = f"; the Zoo wants --gym-packages {module} --env {name}" if colon else maybe(args.env, gym.registry)
         raise ConfigError(f"--env {args.env}: no environment is registered under this id{near}")
+    check_trial(args)
     entries = _entries(args.conf_file)
     manager = _manager(args)
     entry, where = _entry(manager, args, entries)
@@ -223,9 +225,6 @@ def _entry(manager: ExperimentManager, args: argparse.Namespace, entries: dict[s
     where = f"{args.conf_file or 'the configuration'}: {key}"
     if entries is not None and not isinstance(entries[key], dict):
         raise ConfigError(f"{where}: must be hyperparameters by name")
-    file = Path((args.storage or "").removeprefix("sqlite:///"))
-    if args.trial_id is not None and str(args.storage).startswith("sqlite:///") and not file.exists():
-        raise ConfigError(f"--storage {args.storage}: there is no such file to read trial {args.trial_id} from")
     with _silent():
         try:
             return manager.read_hyperparameters()[0], where
