@@ -1,4 +1,4 @@
-"""A model's run folder: found once a run, written once an update, and never the end of a run."""
+"""A model's run folder: found once a run, written once a recorded update, and never the end of a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.monitoring.recorded import is_recorded
 from sb3_trpo_ext.monitoring.run_files import CSV_NAME, SPARE_CSV_NAME
 from sb3_trpo_ext.monitoring.run_folder import RunFolder
 from sb3_trpo_ext.sb3.run_paths import find_run_folder
@@ -40,7 +41,7 @@ class RunLog:
 
     def write(self, report: UpdateReport, log_folder: str | None, env: VecEnv | None, logger: Logger) -> None:
         """
-        Write an update. What can't be written is said once, until it can be again.
+        Write an update, if it is one that is recorded. What can't be written is said once, until it can be again.
 
         :param report: the update
         :param log_folder: the run folder that the user asked for
@@ -48,7 +49,7 @@ class RunLog:
         :param logger: SB3's logger
         """
         self.find(report.n_updates, log_folder, env, logger)
-        if self._folder is None:
+        if self._folder is None or not is_recorded(report.n_updates):
             return
         csvs = [output.file.name for output in logger.output_formats if isinstance(output, CSVOutputFormat)]
         taken = (self._folder.path / CSV_NAME).resolve() in [Path(name).resolve() for name in csvs]
