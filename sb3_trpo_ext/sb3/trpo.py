@@ -23,6 +23,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -445,7 +446,7 @@ class TRPO(sb3_contrib.TRPO):
         """
         iteration += self._earlier_iterations
         if iteration % self._log_interval == 0 and self._is_row_recorded():
-            super().dump_logs(iteration)
+            self._run_folder.dump(self.logger, partial(super().dump_logs, iteration))
 
     def _is_row_recorded(self) -> bool:
         """Rows are counted over all calls of ``learn``: by the update whose figures are in them."""
@@ -483,7 +484,7 @@ class TRPO(sb3_contrib.TRPO):
             tell(self.failure_observers, error)
             raise
         if log_interval is not None and self.logger.name_to_value and self._is_row_recorded():
-            self.logger.dump(step=self.num_timesteps)
+            self._run_folder.dump(self.logger, partial(self.logger.dump, step=self.num_timesteps))
         if self.stop_signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.stop_signal is not None:
