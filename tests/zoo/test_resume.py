@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +183,11 @@ def test_help_lists_our_flags_and_the_zoos(capsys: pytest.CaptureFixture[str]) -
 def started(*more: str) -> subprocess.Popen[str]:
     environ = {**os.environ, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "sb3_trpo_ext", *COMMAND, "-n", "1000000", "--seed", "1", *more]
-    # In a group of its own, which is sent signals as by a terminal.
-    return subprocess.Popen(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    # In a group of its own, which is sent signals as by a terminal. A shell's background jobs ignore Ctrl-C, and so does what
+    # they start: tests that ran in one waited here for ever.
+    heeding_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environ, start_new_session=True, preexec_fn=heeding_ctrl_c, **pipes)  # type: ignore[call-overload]
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
@@ -197,17 +199,21 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "number",
+    ("number", "more"),
     [
-        pytest.param(signal.SIGTERM, id="SIGTERM"),
-        pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, [], id="SIGTERM"),
+        pytest.param(signal.SIGINT, [], id="Ctrl-C", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, ["--vec-env", "subproc"], id="Ctrl-C, workers", marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_finishes_the_update(number: signal.Signals) -> None:
-    process, folder = started("-f", "logs"), Path("logs/trpo", f"{TASK}_1")
-    wait_for_checkpoint(folder, process)
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    out, _ = process.communicate(timeout=120)
+def test_a_signal_finishes_the_update(number: signal.Signals, more: list[str]) -> None:
+    process, folder = started("-f", "logs", *more), Path("logs/trpo", f"{TASK}_1")
+    try:
+        wait_for_checkpoint(folder, process)
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 128 + number, out
     assert "this update is finished and a checkpoint written" in out
     found, passed_over = newest_whole(folder)
