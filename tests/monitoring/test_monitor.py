@@ -201,7 +201,7 @@ def test_an_alarm_that_is_none_is_one_clear_error(spoil: dict[str, Any]) -> None
     play(monitor, 4)
     state = monitor.state_dict()
     state["alarms"][0].update(spoil)
-    with pytest.raises(ValueError, match="^no alarm: {'code': .*") as caught:
+    with pytest.raises(ValueError, match=r"^no alarm: \{'code': ") as caught:
         Told().load_state_dict(state)
     assert "\n" not in str(caught.value)
 

@@ -288,7 +288,7 @@ def test_sb3s_log_on_a_full_disk_is_said_once_and_does_not_stop_a_run() -> None:
     model.set_logger(Logger("run", [output]))
     for _ in range(2):
         output.full = True
-        with pytest.warns(UserWarning) as caught:
+        with pytest.warns(UserWarning, match="SB3's log can't be written") as caught:
             model.learn(192, reset_num_timesteps=False)
         messages = [str(warning.message) for warning in caught if "SB3's log" in str(warning.message)]
         assert len(messages) == 1
