@@ -12,7 +12,7 @@ from sb3_trpo_ext.monitoring.advantage_monitor import AdvantageMonitor
 from sb3_trpo_ext.monitoring.alarms import Severity
 from sb3_trpo_ext.monitoring.conjugate_gradient_monitor import ConjugateGradientMonitor
 from sb3_trpo_ext.monitoring.dead_neuron_monitor import DeadNeuronMonitor
-from sb3_trpo_ext.monitoring.entropy_monitor import EntropyMonitor
+from sb3_trpo_ext.monitoring.entropy_monitor import DROP_UPDATES, EntropyMonitor
 from sb3_trpo_ext.monitoring.kl_monitor import KLMonitor
 from sb3_trpo_ext.monitoring.monitor import CALM_UPDATES, WINDOW, Monitor
 from sb3_trpo_ext.monitoring.value_function_monitor import ValueFunctionMonitor
@@ -28,6 +28,9 @@ MONITORS: tuple[type[Monitor], ...] = (
 
 AGAINST_TARGET = frozenset({"TR101", "TR102", "TR105"})
 """Alarms that compare with target_kl."""
+
+SUDDEN = frozenset({"TR201"})
+"""Alarms at what happens within some updates: not judged where some of those are not recorded."""
 
 LONG = 20
 """Updates without a trouble after which it counts a step less (critical: a warning; warning: an info)."""
@@ -84,6 +87,8 @@ class Examiner:
         self.unjudged = 0
         self._last: int | None = None
         self._apart = 1
+        # Reports in a row that each follow the one before.
+        self._following = 0
 
     def look(self, report: UpdateReport) -> None:
         """
@@ -102,8 +107,13 @@ class Examiner:
                 self.unjudged += 1
                 continue
             for code, evidence in found.items():
-                if self.target_known or code not in AGAINST_TARGET:
+                if self._can_judge(code):
                     self._note(code, report, evidence)
+
+    def _can_judge(self, code: str) -> bool:
+        if code in SUDDEN and self._following < DROP_UPDATES:
+            return False
+        return self.target_known or code not in AGAINST_TARGET
 
     def _forget_across_gaps(self, n_updates: int) -> None:
         """
@@ -114,7 +124,8 @@ class Examiner:
         if apart < 0 or apart > WINDOW * self._apart:
             for monitor in self.monitors:
                 monitor.reports.clear()
-        # Where a logger writes every tenth update, that is no gap.
+        self._following = self._following + 1 if apart == 1 else 0
+        # Where every tenth update is written (a logger's interval, a long run), that is no gap.
         self._last, self._apart = n_updates, max(1, apart)
 
     def _note(self, code: str, report: UpdateReport, evidence: Evidence) -> None:

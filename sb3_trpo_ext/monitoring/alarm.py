@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sb3_trpo_ext.monitoring.alarms import ALARMS, AlarmKind, Severity
 
@@ -30,6 +32,23 @@ class Alarm:
     n_updates: int
     num_timesteps: int
     evidence: Evidence
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Alarm:
+        """
+        Make one of what ``dataclasses.asdict`` has made of it.
+
+        :param values: by name
+        :return: the alarm
+        :raises ValueError: if it is none that this version could have raised, or could say
+        """
+        try:
+            alarm = cls(**values)
+            alarm.to_json()
+            str(alarm)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"no alarm: {values!r:.200} ({error!r:.200})") from error
+        return alarm
 
     @property
     def kind(self) -> AlarmKind:

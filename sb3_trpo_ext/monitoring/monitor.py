@@ -11,7 +11,7 @@ import dataclasses
 import math
 import warnings
 from abc import abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.monitoring.alarm import Alarm, Evidence, TrustRegionWarning
 from sb3_trpo_ext.monitoring.alarms import Severity
+from sb3_trpo_ext.monitoring.recorded import is_recorded
 from sb3_trpo_ext.monitoring.run_files import ALARMS_NAME
 
 WINDOW = 20
@@ -30,6 +31,9 @@ WINDOW = 20
 
 CALM_UPDATES = 5
 """Updates without it after which a trouble is over, so that one that comes and goes is said once."""
+
+EVERY_ALARM_UNTIL = 100
+"""Alarms of a kind that are all kept; of more, a choice, as of updates: a run may be in trouble for as long as it likes."""
 
 WARN, STOP = "warn", "stop"
 
@@ -57,6 +61,7 @@ class Monitor(BaseCallback):
             raise ValueError(f"{type(self).__name__}: on_trouble={on_trouble!r} is neither {WARN!r} nor {STOP!r}.")
         self.on_trouble = on_trouble
         self.alarms: list[Alarm] = []
+        self._raised: Counter[str] = Counter()
         self.reports: deque[UpdateReport] = deque(maxlen=WINDOW)
         # Numbers that a monitor keeps longer than its window.
         self.kept: dict[str, float] = {}
@@ -110,6 +115,7 @@ class Monitor(BaseCallback):
             "alarms": [dataclasses.asdict(alarm) for alarm in self.alarms],
             "reports": [report.to_json() for report in self.reports],
             "kept": dict(self.kept),
+            "raised": dict(self._raised),
             "calm": dict(self._calm),
             "seen": self._seen,
         }
@@ -119,9 +125,12 @@ class Monitor(BaseCallback):
         Go on from a state.
 
         :param state: of ``state_dict``
+        :raises ValueError: if there is an alarm in it that is none
         """
-        self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
-        self.reports = deque(map(UpdateReport.from_json, state["reports"]), maxlen=WINDOW)
+        alarms, reports = [Alarm.of(each) for each in state["alarms"]], map(UpdateReport.from_json, state["reports"])
+        self.alarms, self.reports = alarms, deque(reports, maxlen=WINDOW)
+        # A checkpoint of before they were counted holds all of them.
+        self._raised = Counter(state.get("raised", Counter(alarm.code for alarm in alarms)))
         self.kept, self._calm, self._seen = dict(state["kept"]), dict(state["calm"]), state["seen"]
 
     def _init_callback(self) -> None:
@@ -139,7 +148,7 @@ class Monitor(BaseCallback):
         self._judged = self.model
 
     def _forget(self) -> None:
-        self.alarms, self.reports, self.kept = [], deque(maxlen=WINDOW), {}
+        self.alarms, self.reports, self.kept, self._raised = [], deque(maxlen=WINDOW), {}, Counter()
         self._calm, self._seen, self._off = {}, None, False
 
     def _on_training_start(self) -> None:
@@ -195,8 +204,10 @@ class Monitor(BaseCallback):
         return alarm
 
     def _raise(self, alarm: Alarm) -> None:
-        self.alarms.append(alarm)
-        self._write(alarm)
+        self._raised[alarm.code] += 1
+        if is_recorded(self._raised[alarm.code], EVERY_ALARM_UNTIL):
+            self.alarms.append(alarm)
+            self._write(alarm)
         if alarm.severity is Severity.INFO:
             return
         stops = alarm.severity is Severity.CRITICAL and self.on_trouble == STOP

@@ -1,5 +1,5 @@
 """
-What the files of a run folder hold: one row an update, as bytes.
+What the files of a run folder hold: one row a recorded update (``recorded``), as bytes.
 
 ``updates.jsonl`` (whole reports) is the record; the others are views of it, and can be written again from it:
 ``progress.csv`` (the logged keys), and histories that one line of NumPy looks at: ``advantages.npy`` (n_updates, 7: mean,

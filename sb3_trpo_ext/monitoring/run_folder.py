@@ -1,5 +1,6 @@
 """
-The run folder: what every run leaves behind, one row an update in every file (``run_files`` says what is in them).
+The run folder: what every run leaves behind, one row a recorded update in every file (``run_files``
+says what is in them, ``recorded`` which updates are).
 
 Each update is appended where the last one ended, whatever the length of the run, and the header of a history follows its
 data, so that ``np.load`` reads it at any moment. A kill loses at most the update that was being written: a run that goes on

@@ -25,6 +25,7 @@ from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.monitoring.alarm import Alarm
 from sb3_trpo_ext.monitoring.bounded import say
 from sb3_trpo_ext.monitoring.monitor import Monitor
+from sb3_trpo_ext.monitoring.recorded import is_recorded
 from sb3_trpo_ext.monitoring.run_config import run_config
 from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
 from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in, in_trial
@@ -245,12 +246,13 @@ class WandbMonitor(BaseCallback):
         for callback in callbacks:
             if isinstance(callback, Monitor):
                 callback.look()  # those whose turn comes after ours: their alarms belong to this update, too
-        row, drawn = update_row(self.model), self.histogram_every > 0 and report.n_updates % self.histogram_every == 0
+        row, recorded = update_row(self.model), is_recorded(report.n_updates)
+        drawn = recorded and self.histogram_every > 0 and report.n_updates % self.histogram_every == 0
         seen = histograms(self.model, self.histogram_bins) if drawn else {}
         if self._synced:
             for name, (values, _) in seen.items():
                 self.logger.record(name, values, exclude=("stdout", "log", "json", "csv"))
-        else:
+        elif recorded:
             self._run.log(row, {name: binned for name, (_, binned) in seen.items()})
         self.summaries.add(report, row, callbacks)
         self._run.summarise(self.summaries.shown())

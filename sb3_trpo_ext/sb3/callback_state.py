@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.sb3.callback_needs import every_callback
 from sb3_trpo_ext.sb3.environment_state import set_simple_attributes, simple_attributes
+from sb3_trpo_ext.sb3.errors import CheckpointError
 
 COUNTERS: dict[type[Any], tuple[str, ...]] = {
     BaseCallback: ("n_calls",),
@@ -57,10 +58,18 @@ def load_callback_states(root: BaseCallback, states: dict[str, dict[str, Any]]) 
 
     :param root: of their tree
     :param states: of the same callbacks; others begin anew
+    :raises CheckpointError: if one of them can't take its state
     """
     for name, part in _named(root):
         if name in states:
-            _load(part, states[name])
+            try:
+                _load(part, states[name])
+            except Exception as error:  # of a user's own callback, or of another version's state
+                kind = name.rpartition(" ")[0]
+                raise CheckpointError(
+                    f"the checkpoint's state of the callback {kind} can't be loaded ({error!r}): resume with the version that "
+                    "wrote it, or without this callback"
+                ) from error
 
 
 def newest_score(root: BaseCallback) -> float | None:

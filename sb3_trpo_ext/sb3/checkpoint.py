@@ -21,6 +21,7 @@ from sb3_trpo_ext.monitoring.tree import in_trial
 from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, newest_whole, prune, write_checkpoint
 from sb3_trpo_ext.sb3.checkpoint_lock import claim, release
 from sb3_trpo_ext.sb3.checkpoint_state import MODEL_NAME, STATE_NAME, Resumption, about, checkpoint_files, read_state
+from sb3_trpo_ext.sb3.errors import CheckpointError
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO
@@ -163,13 +164,13 @@ def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: 
     :param device: of the policy
     :param \**changes: attributes to change, as in SB3's ``load``
     :return: the model; its next ``learn`` goes on
-    :raises ValueError: if there is no whole checkpoint
+    :raises CheckpointError: if there is no whole checkpoint
     """
     found, passed_over = newest_whole(Path(folder))
     for name, reason in passed_over.items():
         warnings.warn(f"TRPO: checkpoint {name} is passed over: {reason}", UserWarning, stacklevel=3)
     if found is None:
-        raise ValueError(
+        raise CheckpointError(
             f"{folder}: there is no whole checkpoint to resume from (Checkpoints() among the callbacks writes them)."
         )
     # Checked once more, all of it, before anything is unpickled.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sb3_trpo_ext.sb3.errors import CheckpointError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -24,7 +26,7 @@ def claim(folder: Path) -> None:
     Take a folder of checkpoints for this process; done twice it is done once.
 
     :param folder: which; made if it is not there
-    :raises ValueError: if another process, which lives, has it
+    :raises CheckpointError: if another process, which lives, has it
     """
     folder = folder.absolute()
     if fcntl is None or _held.get(folder, (None,))[0] == os.getpid():
@@ -39,7 +41,7 @@ def claim(folder: Path) -> None:
     except OSError as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
-            raise ValueError(
+            raise CheckpointError(
                 f"{folder.parent}: another process trains in this run's folder: wait until it has ended, or end it."
             ) from error
         return

@@ -32,6 +32,7 @@ from sb3_trpo_ext.sb3.callback_state import callback_states, load_callback_state
 from sb3_trpo_ext.sb3.checkpoint_files import NEEDED
 from sb3_trpo_ext.sb3.checkpoint_lock import claim
 from sb3_trpo_ext.sb3.environment_state import EnvironmentState
+from sb3_trpo_ext.sb3.errors import CheckpointError
 from sb3_trpo_ext.sb3.log_outputs import LogPositions
 from sb3_trpo_ext.sb3.update_start import RandomStates
 
@@ -239,12 +240,12 @@ def read_state(content: bytes) -> TrainingState:
 
     :param content: of a checkpoint that was found whole, and that you trust as you trust a model's file
     :return: the state
-    :raises ValueError: if it is none
+    :raises CheckpointError: if it is none
     """
     try:
         state = pickle.loads(content)
     except Exception as error:  # unpickling may raise anything
-        raise ValueError(f"{STATE_NAME} can't be read ({error!r})") from error
+        raise CheckpointError(f"{STATE_NAME} can't be read ({error!r})") from error
     if not isinstance(state, TrainingState):
-        raise ValueError(f"{STATE_NAME} holds a {type(state).__name__}")
+        raise CheckpointError(f"{STATE_NAME} holds a {type(state).__name__}")
     return state

@@ -1,4 +1,4 @@
-"""Errors of an update. Both are ValueErrors: the RL Zoo prunes a trial on ValueError, anything else ends its study."""
+"""Errors with names. All are ValueErrors: the RL Zoo prunes a trial on ValueError, anything else ends its study."""
 
 
 class StaleBatchError(ValueError):
@@ -7,3 +7,7 @@ class StaleBatchError(ValueError):
 
 class NonFiniteError(ValueError):
     """A NaN or an infinity in the rollout or in the parameters; nothing was changed."""
+
+
+class CheckpointError(ValueError):
+    """A training can't go on from a checkpoint, or can't begin where another writes its own."""

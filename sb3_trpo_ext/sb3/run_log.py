@@ -1,8 +1,9 @@
-"""A model's run folder: found once a run, written once an update, and never the end of a run."""
+"""A model's run folder: found once a run, written once a recorded update, and never the end of a run. SB3's log alike."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.monitoring.recorded import is_recorded
 from sb3_trpo_ext.monitoring.run_files import CSV_NAME, SPARE_CSV_NAME
 from sb3_trpo_ext.monitoring.run_folder import RunFolder
 from sb3_trpo_ext.sb3.run_paths import find_run_folder
@@ -22,7 +24,7 @@ class RunLog:
         self._found_for: tuple[str | None, VecEnv | None, Logger] | None = None
         self._folder: RunFolder | None = None
         self._own: Path | None = None
-        self._in_trouble = False
+        self._in_trouble = self._log_in_trouble = False
         self._cut = False
 
     def go_on_in(self, path: Path) -> None:
@@ -40,7 +42,7 @@ class RunLog:
 
     def write(self, report: UpdateReport, log_folder: str | None, env: VecEnv | None, logger: Logger) -> None:
         """
-        Write an update. What can't be written is said once, until it can be again.
+        Write an update, if it is one that is recorded. What can't be written is said once, until it can be again.
 
         :param report: the update
         :param log_folder: the run folder that the user asked for
@@ -48,7 +50,7 @@ class RunLog:
         :param logger: SB3's logger
         """
         self.find(report.n_updates, log_folder, env, logger)
-        if self._folder is None:
+        if self._folder is None or not is_recorded(report.n_updates):
             return
         csvs = [output.file.name for output in logger.output_formats if isinstance(output, CSVOutputFormat)]
         taken = (self._folder.path / CSV_NAME).resolve() in [Path(name).resolve() for name in csvs]
@@ -63,6 +65,30 @@ class RunLog:
                     stacklevel=4,
                 )
             self._in_trouble = True
+
+    def dump(self, logger: Logger, write: Callable[[], None]) -> None:
+        """
+        Have SB3's logger write. What can't be written is said once, until it can be again.
+
+        :param logger: SB3's
+        :param write: has it write
+        :raises BrokenPipeError: who read what it prints is gone: that is the end, as of any program
+        """
+        try:
+            write()
+            self._log_in_trouble = False
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            for pending in (logger.name_to_value, logger.name_to_count, logger.name_to_excluded):
+                pending.clear()
+            if not self._log_in_trouble:
+                warnings.warn(
+                    f"TRPO: SB3's log can't be written ({error}): rows will be missing until it can be, and TensorBoard's "
+                    "until the training is resumed; training goes on",
+                    stacklevel=4,
+                )
+            self._log_in_trouble = True
 
     def find(self, n_updates: int, log_folder: str | None, env: VecEnv | None, logger: Logger) -> None:
         """

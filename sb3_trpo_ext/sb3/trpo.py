@@ -9,7 +9,8 @@ Differences from sb3-contrib that a user may notice:
 3. Damping adapts, within a range that begins at ``cg_damping``.
 4. The critic trains until its loss is below where it began; parameters that the actor depends on are never moved by it.
 5. The last update is logged too, at the end of ``learn``; what was not computed (the explained variance of returns that do
-   not vary) is not logged, instead of NaN; every update leaves a row in the run folder.
+   not vary) is not logged, instead of NaN; every update leaves a row in the run folder. Of more than 10,000 updates, all
+   files get a choice (``monitoring.recorded``).
 6. ``train`` leaves the policy in eval mode. Modules compiled by TorchScript are refused.
 7. Layers that the actor depends on never run in training mode: batch norm, or a normaliser of a user's own, keeps the
    statistics that it has.
@@ -22,6 +23,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +43,7 @@ from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
 from sb3_trpo_ext.monitoring.observers import with_observers
+from sb3_trpo_ext.monitoring.recorded import is_recorded
 from sb3_trpo_ext.sb3.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
 from sb3_trpo_ext.sb3.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
@@ -437,13 +440,17 @@ class TRPO(sb3_contrib.TRPO):
 
     def dump_logs(self, iteration: int = 0) -> None:
         """
-        Write log, if it is this iteration's turn: those before a resumed training count.
+        Write log, if it is this iteration's turn: those before a resumed training count, and few of very many are written.
 
         :param iteration: Current logging iteration
         """
         iteration += self._earlier_iterations
-        if iteration % self._log_interval == 0:
-            super().dump_logs(iteration)
+        if iteration % self._log_interval == 0 and self._is_row_recorded():
+            self._run_folder.dump(self.logger, partial(super().dump_logs, iteration))
+
+    def _is_row_recorded(self) -> bool:
+        """Rows are counted over all calls of ``learn``: by the update whose figures are in them."""
+        return is_recorded(self._n_updates // self._log_interval)
 
     def learn(
         self: SelfTRPO,
@@ -468,18 +475,16 @@ class TRPO(sb3_contrib.TRPO):
         :raises KeyboardInterrupt: after Ctrl-C has
         """
         self.failure_observers, self.between_updates, self.stop_signal = [], [], None
-        self._earlier_iterations, self._log_interval = 0, 1
-        interval = log_interval
+        self._earlier_iterations, self._log_interval, interval = 0, log_interval or 1, log_interval
         if self._resumption is not None and log_interval is not None:
-            self._earlier_iterations = self._n_updates - self._resumption.first_update
-            self._log_interval, interval = log_interval, 1
+            self._earlier_iterations, interval = self._n_updates - self._resumption.first_update, 1
         try:
             super().learn(total_timesteps, with_observers(callback), interval, tb_log_name, reset_num_timesteps, progress_bar)
         except BaseException as error:
             tell(self.failure_observers, error)
             raise
-        if log_interval is not None and self.logger.name_to_value:
-            self.logger.dump(step=self.num_timesteps)
+        if log_interval is not None and self.logger.name_to_value and self._is_row_recorded():
+            self._run_folder.dump(self.logger, partial(self.logger.dump, step=self.num_timesteps))
         if self.stop_signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.stop_signal is not None:

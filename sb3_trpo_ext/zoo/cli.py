@@ -12,10 +12,13 @@ from types import MappingProxyType
 from rl_zoo3 import exp_manager
 
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
+from sb3_trpo_ext.sb3.errors import CheckpointError
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv
 from sb3_trpo_ext.zoo import convert_config, preflight
-from sb3_trpo_ext.zoo.experiment import Plan, make_plan, own_flags, planned
+from sb3_trpo_ext.zoo.experiment import planned
+from sb3_trpo_ext.zoo.full_disk import DiskError
+from sb3_trpo_ext.zoo.plan import Plan, make_plan, own_flags
 from sb3_trpo_ext.zoo.study import NO_FINISHED_TRIAL
 from sb3_trpo_ext.zoo.yaml_files import ConfigError
 
@@ -89,12 +92,11 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
 
     :param name: a key of ``SCRIPTS``
     :param arguments: the user's own flags
-    :return: exit code
+    :return: exit code; 1 where a disk took no more, 2 for a command line that can't be run
     """
     plan = Plan()
     if name == "train":
         use_fast_wrappers()
-        preflight.install()
         if {"-h", "--help"} & set(arguments):
             own_flags().print_help()
         else:
@@ -102,6 +104,7 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
                 plan, arguments = make_plan(arguments)
             except ValueError as error:
                 return _fail(str(error))
+        preflight.install(plan.parser)
     sys.argv = [f"python -m sb3_trpo_ext {name}", *SCRIPTS[name].defaults, *_own_config(name, arguments), *arguments]
     try:
         with planned(plan):
@@ -110,8 +113,11 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
         if error.name not in ("seaborn", "rliable"):
             raise
         return _fail(f"the Zoo's plots need {error.name}: pip install 'rl-zoo3[plots]'")
-    except ConfigError as error:
+    except (ConfigError, CheckpointError) as error:
         return _fail(str(error))
+    except DiskError as error:
+        _fail(str(error))
+        return 1
     except (AssertionError, ValueError) as error:
         raised_in = traceback.extract_tb(error.__traceback__)[-1].name
         if raised_in == "get_best_trial":

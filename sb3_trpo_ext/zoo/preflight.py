@@ -16,7 +16,7 @@ import sys
 import types
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import gymnasium as gym
 import rl_zoo3.train
@@ -26,6 +26,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from sb3_trpo_ext.sb3.naming import maybe
 from sb3_trpo_ext.sb3.validation import LARGEST_SEED, OF_SB3, SIZE, Rule, is_integer, refuse_impossible
 from sb3_trpo_ext.zoo.entry import check_entry
+from sb3_trpo_ext.zoo.resumed import Resumed
 from sb3_trpo_ext.zoo.study import check_trial
 from sb3_trpo_ext.zoo.wandb_mode import say_wandb_mode
 from sb3_trpo_ext.zoo.yaml_files import ConfigError, read_yaml
@@ -43,6 +44,9 @@ SHOW_TRACEBACK = "(--verbose 2 shows where)"
 
 class CheckingParser(argparse.ArgumentParser):
     """The Zoo's parser; what is wrong is one line instead of a page of usage, and is found before anything is made."""
+
+    resumed: ClassVar[Resumed | None] = None
+    """Of a run that goes on: what it is made of, whatever the configuration says now."""
 
     def error(self, message: str) -> NoReturn:
         """
@@ -74,7 +78,7 @@ class CheckingParser(argparse.ArgumentParser):
                 f"-params and --env-kwargs take name:value with a Python value ({error}): text needs quotes, as in "
                 "policy:\"'MlpPolicy'\""
             ) from error
-        check(parsed)
+        check(parsed, self.resumed)
         if parsed.track:
             say_wandb_mode()
         return parsed
@@ -122,11 +126,12 @@ def judge_command_line() -> None:
         vars(rl_zoo3.train).update(argparse=argparse)
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace, resumed: Resumed | None = None) -> None:
     """
     Judge a command line of the Zoo's ``train``.
 
     :param args: its flags; those of other algorithms than ours are not judged
+    :param resumed: of a run that goes on
     :raises ConfigError: for the first mistake
     """
     if args.algo != "trpo":
@@ -141,6 +146,9 @@ def check(args: argparse.Namespace) -> None:
         module, colon, name = args.env.rpartition(":")
         near = f"; the Zoo wants --gym-packages {module} --env {name}" if colon else maybe(args.env, gym.registry)
         raise ConfigError(f"--env {args.env}: no environment is registered under this id{near}")
+    if resumed is not None:
+        _check_resumed(args, resumed)
+        return
     check_trial(args)
     entries = _entries(args.conf_file)
     manager = _manager(args)
@@ -152,6 +160,20 @@ def check(args: argparse.Namespace) -> None:
             f"sb3_trpo_ext: {args.conf_file} has no entry {args.env}{maybe(args.env, entries)}: `default` is used",
             file=sys.stderr,
         )
+
+
+def _check_resumed(args: argparse.Namespace, resumed: Resumed) -> None:
+    """Its model is the checkpoint's, and the configuration is not used: what it says otherwise is told, and not judged."""
+    manager = _manager(args)
+    try:
+        asked = _entry(manager, args, _entries(args.conf_file))[0]
+    except ConfigError:
+        asked = args.hyperparams or {}
+    ignored = resumed.not_applied(asked)
+    if ignored:
+        print(ignored, file=sys.stderr)
+    manager.continue_training = True
+    rehearse(manager, resumed.entry(), str(resumed.path), args.verbose)
 
 
 def _check_log_folder(folder: Path) -> None:

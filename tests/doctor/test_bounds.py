@@ -18,6 +18,7 @@ from sb3_trpo_ext.doctor.folders import EVENTS
 from sb3_trpo_ext.doctor.lines import Lines
 from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.doctor.run import Run
+from sb3_trpo_ext.monitoring.recorded import is_recorded
 from tests.doctor.runs import write_events
 
 Runs = Callable[[str], Path]
@@ -126,6 +127,17 @@ def test_a_healthy_run_that_is_merely_long_is_healthy(limits: Limits, ours: Runs
     said = [(finding.code, str(finding.severity)) for finding in run.findings]
     assert said == ([] if limits == Limits() else [("DR005", "info")])
     assert (run.exit_code, run.verdict, run.n_updates) == (0, "healthy", 800)
+
+
+@pytest.mark.parametrize("every_until", [25, 50, 100])
+def test_a_run_so_long_that_not_every_update_is_recorded_is_healthy(every_until: int, ours: Runs) -> None:
+    """Five recorded updates are many more there: no sudden fall of the entropy, and no gap."""
+    lines = (ours("healthy") / "updates.jsonl").read_text().splitlines()
+    kept = [falling(lines[4 + n % 14], n) for n in range(1, 801) if is_recorded(n, every_until)]
+    Path("updates.jsonl").write_text("\n".join(kept) + "\n")
+    run = read_run(Path())
+    assert [finding.code for finding in run.findings] == []
+    assert (run.exit_code, run.n_updates, run.judged) == (0, 800, len(kept))
 
 
 def test_a_logger_that_writes_every_thirtieth_update_leaves_no_gaps() -> None:

@@ -185,6 +185,36 @@ def test_a_resumed_monitor_goes_on(resumed: Any) -> None:
     assert first.alarms == []
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"code": "TR999"},
+        {"evidence": 1},
+        {"evidence": {"a": float("nan")}},
+        {"code": None},
+        {"more": 1},
+    ],
+    ids=["unknown code", "no evidence", "NaN", "no code", "a field too many"],
+)
+def test_an_alarm_that_is_none_is_one_clear_error(spoil: dict[str, Any]) -> None:
+    monitor = Told(3)
+    play(monitor, 4)
+    state = monitor.state_dict()
+    state["alarms"][0].update(spoil)
+    with pytest.raises(ValueError, match=r"^no alarm: \{'code': ") as caught:
+        Told().load_state_dict(state)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_before_alarms_were_counted() -> None:
+    monitor, again = Told(3), Told()
+    play(monitor, 4)
+    state = monitor.state_dict()
+    del state["raised"]
+    again.load_state_dict(state)
+    assert again.state_dict() == monitor.state_dict()
+
+
 def test_states_are_plain_data() -> None:
     import json
 

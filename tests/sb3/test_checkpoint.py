@@ -27,6 +27,7 @@ from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
 from sb3_trpo_ext.sb3 import checkpoint_state, environment_state
 from sb3_trpo_ext.sb3.checkpoint_files import checkpoints_in
+from sb3_trpo_ext.sb3.errors import CheckpointError
 from sb3_trpo_ext.sb3.update_start import RandomStates
 from tests.sb3.restorable import BATCH, Shrink, Walk, numbers, trpo, walks
 
@@ -245,6 +246,27 @@ def test_callbacks_go_on(tmp_path: Path) -> None:
     before, after = (dict(np.load(each / "evaluations.npz")) for each in (folder, copy))
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+class Moody(BaseCallback):
+    """Takes no state but its own."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise KeyError("mood")
+
+
+def test_a_state_that_a_callback_cannot_take_is_one_clear_line(tmp_path: Path) -> None:
+    train(tmp_path / "run", walks(None), [Moody()])
+    model = TRPO.resume(broken_off(tmp_path / "run"), walks(None))
+    kind = r"the callback tests\.sb3\.test_checkpoint\.Moody can't be loaded \(KeyError\('mood'\)\): resume with the version"
+    with pytest.raises(CheckpointError, match=f"^the checkpoint's state of {kind}"):
+        model.learn(TOTAL, [Moody(), every_update()])
 
 
 def test_evaluations_behind_the_checkpoint_are_cut(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import HumanOutputFormat, Logger, configure
+from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, configure
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor, VecNormalize
 
 from sb3_trpo_ext import TRPO, UpdateReport
@@ -265,6 +265,44 @@ def test_a_full_disk_is_said_once_and_does_not_stop_a_run(monkeypatch: pytest.Mo
         assert len(messages) == 1
         assert re.search("run can't be written .*No space left", messages[0])
         assert model.last_update.accepted
+        model.learn(64)
+
+
+class Full(KVWriter):
+    """An output of SB3's logger on a disk that is full, now and then."""
+
+    def __init__(self, error: type[OSError] = OSError) -> None:
+        self.full, self.error, self.seen = True, error, 0
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        if self.full:
+            raise self.error(28, "No space left on device")
+        self.seen += 1
+
+    def close(self) -> None:
+        pass
+
+
+def test_sb3s_log_on_a_full_disk_is_said_once_and_does_not_stop_a_run() -> None:
+    model, output = make_model(), Full()
+    model.set_logger(Logger("run", [output]))
+    for _ in range(2):
+        output.full = True
+        with pytest.warns(UserWarning, match="SB3's log can't be written") as caught:
+            model.learn(192, reset_num_timesteps=False)
+        messages = [str(warning.message) for warning in caught if "SB3's log" in str(warning.message)]
+        assert len(messages) == 1
+        assert re.search("SB3's log can't be written .*No space left.*training goes on", messages[0])
+        output.full = False
+        model.learn(64, reset_num_timesteps=False)
+    assert output.seen == 4
+    assert model.last_update.n_updates == 8
+
+
+def test_who_has_nobody_to_print_for_ends() -> None:
+    model = make_model()
+    model.set_logger(Logger("run", [Full(BrokenPipeError)]))
+    with pytest.raises(BrokenPipeError):
         model.learn(64)
 
 

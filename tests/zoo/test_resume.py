@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import sb3_trpo_ext
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3.checkpoint_files import newest_whole, read_manifest, write_checkpoint
 from sb3_trpo_ext.zoo.cli import run
-from sb3_trpo_ext.zoo.experiment import make_plan
+from sb3_trpo_ext.zoo.plan import make_plan
+from sb3_trpo_ext.zoo.resumed import read_resumed
 from tests.sb3.restorable import numbers
 from tests.sb3.test_checkpoint_lock import holder
 
@@ -78,9 +80,49 @@ def test_goes_on_in_the_same_folder_to_the_same_numbers(capsys: pytest.CaptureFi
     assert seeds[0] == seeds[1]
 
 
+def test_what_runs_is_what_the_run_began_with_and_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["train", "--env", TASK, "--eval-freq", "-1", "--checkpoint-every", "1", "--conf-file", "mine.yml"]
+    entry = {"n_timesteps": 512, "policy": "MlpPolicy", "n_steps": 128, "target_kl": 0.02, "kl_reduction": "joint"}
+    Path("mine.yml").write_text(yaml.dump({TASK: entry}))
+    assert run(short) == 0
+    folder = Path("logs/trpo", f"{TASK}_1")
+    saved = (folder / TASK / "config.yml").read_text()
+    cut_back(folder, 2)
+    # Since then somebody has edited the file, and what it says is impossible.
+    Path("mine.yml").write_text(yaml.dump({TASK: {**entry, "target_kl": -1.0, "n_envs": 3, "n_timesteps": 99}}))
+    capsys.readouterr()
+    assert run([*short, "--resume", "-params", "gamma:0.5"]) == 0
+    said = capsys.readouterr()
+    assert f"{TASK}_1 goes on behind update 2 (256 of 512 steps), with the hyperparameters that it began with" in said.out
+    shown = said.out.partition(f"Hyperparameters of the run, from {folder / TASK / 'config.yml'}:")[2]
+    assert "('target_kl', 0.02)" in shown
+    assert (
+        "not applied: gamma=0.5 (the run has none), n_envs=3 (the run has none), target_kl=-1.0 (the run has 0.02)" in said.err
+    )
+    model = TRPO.load(folder / f"{TASK}.zip")
+    assert (model.num_timesteps, model.target_kl, model.gamma) == (512, 0.02, 0.99)
+    assert (folder / TASK / "config.yml").read_text() == saved
+    # The total is what is asked for now, and a file that is none is nobody's concern.
+    Path("mine.yml").write_text("][")
+    assert run([*short, "--resume", "-n", "640"]) == 0
+    said = capsys.readouterr()
+    assert "goes on behind update 4 (512 of 640 steps)" in said.out
+    assert "not applied" not in said.err
+    assert TRPO.load(folder / f"{TASK}.zip").num_timesteps == 640
+
+
+@pytest.mark.parametrize("content", [None, "][", "- 1", "a: 1", "!!python/object/apply:os.system ['touch called']"])
+def test_settings_that_cannot_be_read(content: str | None) -> None:
+    Path("run", TASK).mkdir(parents=True)
+    if content is not None:
+        Path("run", TASK, "config.yml").write_text(content)
+    assert read_resumed(Path("run"), TASK) is None
+    assert not Path("called").exists()
+
+
 def test_nothing_to_resume_begins_a_new_run(capsys: pytest.CaptureFixture[str]) -> None:
     plan, rest = make_plan(["--env", TASK, "--resume", "-f", "nowhere"])
-    assert (plan.run, plan.found, rest) == (None, None, ["--env", TASK, "-f", "nowhere"])
+    assert (plan.run, plan.resumed, rest) == (None, None, ["--env", TASK, "-f", "nowhere"])
     assert "the log folder holds no checkpoint of this environment: a new run begins" in capsys.readouterr().err
 
 
@@ -141,10 +183,11 @@ def test_help_lists_our_flags_and_the_zoos(capsys: pytest.CaptureFixture[str]) -
 def started(*more: str) -> subprocess.Popen[str]:
     environ = {**os.environ, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "sb3_trpo_ext", *COMMAND, "-n", "1000000", "--seed", "1", *more]
-    # In a group of its own, which is sent signals as by a terminal.
-    return subprocess.Popen(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    # In a group of its own, which is sent signals as by a terminal. A shell's background jobs ignore Ctrl-C, and so does what
+    # they start: tests that ran in one waited here for ever.
+    heeding_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environ, start_new_session=True, preexec_fn=heeding_ctrl_c, **pipes)  # type: ignore[call-overload]
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
@@ -156,17 +199,21 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "number",
+    ("number", "more"),
     [
-        pytest.param(signal.SIGTERM, id="SIGTERM"),
-        pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, [], id="SIGTERM"),
+        pytest.param(signal.SIGINT, [], id="Ctrl-C", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, ["--vec-env", "subproc"], id="Ctrl-C, workers", marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_finishes_the_update(number: signal.Signals) -> None:
-    process, folder = started("-f", "logs"), Path("logs/trpo", f"{TASK}_1")
-    wait_for_checkpoint(folder, process)
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    out, _ = process.communicate(timeout=120)
+def test_a_signal_finishes_the_update(number: signal.Signals, more: list[str]) -> None:
+    process, folder = started("-f", "logs", *more), Path("logs/trpo", f"{TASK}_1")
+    try:
+        wait_for_checkpoint(folder, process)
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 128 + number, out
     assert "this update is finished and a checkpoint written" in out
     found, passed_over = newest_whole(folder)
@@ -185,5 +232,5 @@ def test_wandbs_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     about: dict[str, Any] = {"wandb_run": "abc123", "seed": 4, "num_timesteps": 2, "total_timesteps": 9}
     write_checkpoint(Path("logs/trpo/Pendulum-v1_1/checkpoints"), 2, {"model.zip": b"-", "state.pkl": b"-"}, about)
     plan, rest = make_plan(["--env", TASK, "--resume", "--track"])
-    assert (plan.run, rest[-2:]) == (Path("logs/trpo/Pendulum-v1_1"), ["--seed", "4"])
+    assert (plan.run, rest[-4:]) == (Path("logs/trpo/Pendulum-v1_1"), ["--seed", "4", "-n", "9"])
     assert (os.environ["WANDB_RUN_ID"], os.environ["WANDB_RESUME"]) == ("abc123", "allow")
