@@ -109,23 +109,31 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     try:
         with planned(plan):
             _entry(SCRIPTS[name])()
-    except ModuleNotFoundError as error:
-        if error.name not in ("seaborn", "rliable"):
+    except (ModuleNotFoundError, DiskError, AssertionError, ValueError) as error:
+        line = _in_one_line(error)
+        if line is None:
             raise
-        return _fail(f"the Zoo's plots need {error.name}: pip install 'rl-zoo3[plots]'")
-    except (ConfigError, CheckpointError) as error:
-        return _fail(str(error))
-    except DiskError as error:
-        _fail(str(error))
-        return 1
-    except (AssertionError, ValueError) as error:
-        raised_in = traceback.extract_tb(error.__traceback__)[-1].name
-        if raised_in == "get_best_trial":
-            return _fail(NO_FINISHED_TRIAL)
-        if raised_in not in ZOO_INPUT_CHECKS:
-            raise
-        return _fail(str(error))
+        _fail(line)
+        return 1 if isinstance(error, DiskError) else 2
     return 0
+
+
+def _in_one_line(error: Exception) -> str | None:
+    """
+    Say what a person can mend without a traceback.
+
+    :param error: of a script
+    :return: one line; None if the traceback is needed
+    """
+    if isinstance(error, ModuleNotFoundError):
+        plots = error.name in ("seaborn", "rliable")
+        return f"the Zoo's plots need {error.name}: pip install 'rl-zoo3[plots]'" if plots else None
+    if isinstance(error, ConfigError | CheckpointError | DiskError):
+        return str(error)
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].name
+    if raised_in == "get_best_trial":
+        return NO_FINISHED_TRIAL
+    return str(error) if raised_in in ZOO_INPUT_CHECKS else None
 
 
 def use_fast_wrappers() -> None:

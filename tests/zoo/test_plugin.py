@@ -18,6 +18,7 @@ from rl_zoo3.utils import get_callback_list
 import sb3_trpo_ext.zoo
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
+from sb3_trpo_ext.zoo import wandb_mode
 from sb3_trpo_ext.zoo.convert_config import convert_entry
 from tests.zoo.tuned import TUNED
 
@@ -124,10 +125,16 @@ def test_every_entry_says_how_it_was_tuned_or_that_it_was_not() -> None:
     assert bad == []
 
 
+@pytest.fixture
+def _no_choice_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb_mode, "_chosen_here", False)  # and as it was before, afterwards
+
+
 NOTHING_CONFIGURED = {"HOME": ".", "WANDB_CONFIG_DIR": "none", "NETRC": "none"}
 NETRC = "machine api.wandb.ai login user password 0123456789012345678901234567890123456789"
 
 
+@pytest.mark.usefixtures("_no_choice_made")
 @pytest.mark.parametrize(
     ("environ", "netrc", "mode"),
     [
@@ -148,29 +155,26 @@ def test_wandb_is_offline_exactly_without_a_key(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from sb3_trpo_ext.zoo.wandb_mode import choose_wandb_mode
-
     (tmp_path / "netrc").write_text(netrc)
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {**NOTHING_CONFIGURED, **environ}.items():
         monkeypatch.setenv(name, value)
-    choose_wandb_mode()
-    choose_wandb_mode()
+    wandb_mode.choose_wandb_mode()
+    wandb_mode.choose_wandb_mode()
     assert os.environ.get("WANDB_MODE") == mode
     assert not capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_no_choice_made")
 @pytest.mark.parametrize(("setting", "mode"), [("api_key = 0123", None), ("mode = disabled", None), ("[broken", "offline")])
 def test_wandbs_settings_file_counts(setting: str, mode: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sb3_trpo_ext.zoo.wandb_mode import choose_wandb_mode
-
     (tmp_path / "settings").write_text(f"[default]\n{setting}\n")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     for name, value in {**NOTHING_CONFIGURED, "WANDB_CONFIG_DIR": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
-    choose_wandb_mode()
+    wandb_mode.choose_wandb_mode()
     assert os.environ.get("WANDB_MODE") == mode
 
 
