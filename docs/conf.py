@@ -2,6 +2,7 @@
 
 import re
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ myst_heading_anchors = 3
 
 html_theme = "sphinx_rtd_theme"
 html_title = f"{project} {version}"
-html_static_path = ["_static"]
+# The fonts that browsers and systems have for mathematics differ much: this one comes with the pages.
+html_static_path = ["_static", str(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["pages.css"]
 html_math_renderer = "mathml"
 html_show_sourcelink = False
