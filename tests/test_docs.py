@@ -69,3 +69,28 @@ def test_the_examples_of_the_pages_run(repo: Path, tmp_path: Path) -> None:
     said = (tmp_path / "output.txt").read_text()
     assert "0 failures in tests" in said
     assert int(re.findall(r"(\d+) tests?\n", said)[-1]) > 20
+
+
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_quickstart_runs(repo: Path, tmp_path: Path) -> None:
+    blocks = FENCED.findall((repo / "docs/quickstart.md").read_text())
+    lines = [line.partition("#")[0].split() for language, text in blocks if not language for line in text.splitlines()]
+    commands = [words for words in lines if words[:1] == ["python"]]
+    assert len(commands) == 7
+    (script,) = [text for language, text in blocks if language == "python"]
+    # A window that nobody sees; and which alarm there is, if any, may differ between processors.
+    env = {**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"}
+    for _, *arguments in [*commands, ["python", "-c", script]]:
+        if "replay" in arguments:
+            dumps = sorted(tmp_path.glob("logs/trpo/CartPole-v1_1/dumps/*.json"))
+            if not dumps:
+                continue
+            arguments = [*arguments[:-1], str(dumps[0])]
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True)
+        verdicts = (0, 1, 2) if "doctor" in arguments else (0,)
+        assert done.returncode in verdicts, (arguments, done.stderr[-2000:])
+    for name in ("report.html", "cartpole.zip", "logs/trpo/CartPole-v1_1/videos"):
+        assert (tmp_path / name).exists(), name
