@@ -14,13 +14,13 @@ else
   READY := .venv/.complete
 endif
 
-SOURCES := sb3_trpo_ext tests scripts
+SOURCES := sb3_trpo_ext tests scripts docs/conf.py docs/_ext
 # One thread for each process: parallel tests do not fight over the cores, and sums are the same each time.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: setup setup-system test pytest pytest-slow pytest-gpu type lint format check-codestyle imports docstrings commit-checks \
-        benchmark run clean help
+        docs docs-test benchmark run clean help
 
 setup: $(READY)  ## make .venv with the pinned dependencies (again only if they changed)
 
@@ -30,7 +30,7 @@ setup: $(READY)  ## make .venv with the pinned dependencies (again only if they 
 	test -f $@ || $(PYTHON) -m venv --clear .venv
 	rm -f $@
 	.venv/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[zoo,wandb,doctor,envs,bench,dev]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[zoo,wandb,doctor,envs,bench,dev,docs]"
 	touch $@
 
 # The doctor's page is tested in it; without it those tests are skipped, but not where CI=true. Needs root, and Debian or Ubuntu.
@@ -75,6 +75,13 @@ imports: $(READY)  ## who may import whom (import-linter)
 
 docstrings: $(READY)  ## every argument documented, no other (pydoclint)
 	$(PY) -m pydoclint.main --quiet sb3_trpo_ext
+
+docs: $(READY)  ## the pages, in docs/_build/html; a warning is an error, and so is a reference that leads nowhere
+	$(PY) -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-test: $(READY)  ## run the examples of the pages
+	OMP_NUM_THREADS=1 $(PY) -m sphinx -b doctest -W -q docs docs/_build/doctest
 
 commit-checks: format lint type imports docstrings  ## format, then all the fast checks
 
