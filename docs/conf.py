@@ -24,8 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "mathml",  # docs/_ext
 ]
-# search.html is Sphinx's own: that page is many_machines.md, which includes it.
-exclude_patterns = ["_build", "search.md"]
+exclude_patterns = ["_build"]
 templates_path: list[str] = []
 
 # Pages are read on GitHub too: `$…$` and `$$…$$` are its notation, and links go from file to file.

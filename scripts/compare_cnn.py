@@ -1,9 +1,9 @@
 """
-SB3's Nature CNN: what precision of the Fisher products costs and buys, and what the size of a chunk does to the time of one.
+SB3's Nature CNN: what precision of the Fisher products costs and buys, and how the time of one depends on chunks.
 
-Policies: untrained, and after 16 updates of 128 frames on frames with one bright quarter, which the action must name. Batches of
-``--frames`` frames. Precision: float64, mixed and float32 products in re-orthogonalised CG, in turn on the same batch; all that
-is reported of a solution is evaluated in float64 (as in compare_precision.py). Chunks: products of forward + reverse, by
+Policies: untrained, and after 16 updates of 128 frames on frames with one bright quarter, which the action must name. Batches
+of ``--frames``. Precision: float64, mixed and float32 products in re-orthogonalised CG, in turn on the same batch; all that is
+reported of a solution is evaluated in float64 (as in compare_precision.py). Chunks: products of forward + reverse, by
 precision, all sizes in turn, the shortest of ``--repetitions``.
 
     python scripts/compare_cnn.py               # results/cnn_precision.csv, results/cnn_chunks.csv, and both on the screen
@@ -130,7 +130,8 @@ def products(step: PolicyStep, repetitions: int) -> Iterator[Row]:
     choice = RungChoice(Rung.FORWARD_REVERSE, retained=False)
     for precision, dtype in DTYPES.items():
         theta = tuple(part.to(dtype) for part in curvature.theta)
-        vector = torch.randn(sum(part.numel() for part in theta), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        n_parameters = sum(part.numel() for part in theta)
+        vector = torch.randn(n_parameters, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         operators = {}
         for size in (size for size in SIZES if size <= n_frames):
             mean = WeightedMean(curvature.mean.weights, chunked(n_frames, size))

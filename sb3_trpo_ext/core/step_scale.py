@@ -1,8 +1,8 @@
 """
 How far to go along a search direction: the largest step that the quadratic model of the KL allows.
 
-KL(theta_k + s x) ~ s² xᵀFx / 2 <= delta. As sb3-contrib and the paper's appendix C do, the damped curvature is used:
-s = sqrt(2 delta / xᵀ(F + lambda I)x), which is never longer than the undamped one.
+KL(theta_k + s x) ~ s² xᵀFx / 2 <= delta (the paper's appendix C, where nothing is damped). As in sb3-contrib the damped
+curvature is used: s = sqrt(2 delta / xᵀ(F + lambda I)x), which is never longer than the undamped one.
 """
 
 from __future__ import annotations
