@@ -105,12 +105,12 @@ def _section(incident: Incident, rows: list[Row]) -> str:
         "| --- " * len(COLUMNS) + "|",
         *(_line(incident, side, found) for side in SIDES if (found := _of(incident, side, rows))),
     ]
-    cure = f" Cure: {incident.cure}." if incident.cure else ""
     about = f" Alarms about it: {', '.join(incident.alarms)}." if incident.alarms else ""
     return "\n\n".join(
         [
             f"## ({incident.letter}) {incident.name}",
-            f"Trouble: {incident.trouble}.{cure}{about} {verdict}",
+            f"Trouble: {incident.trouble}. Cure: {incident.cure}.{about} "
+            f"Seeds {incident.seeds[0]} to {incident.seeds[-1]}. {verdict}",
             "\n".join(table),
             f"![Return of {incident.name}](figures/incident_{incident.letter}.svg)",
         ]
@@ -160,9 +160,8 @@ def _alarms(incident: Incident, found: list[Row]) -> str:
 
 
 def _of(incident: Incident, side: str, rows: list[Row]) -> list[Row]:
-    if side not in incident.sides():
-        return []
-    return sorted((row for row in rows if row["key"] == incident.key(side)), key=lambda row: int(row["seed"]))
+    mine = (row for row in rows if row["key"] == incident.key(side) and int(row["seed"]) in incident.seeds)
+    return sorted(mine, key=lambda row: int(row["seed"]))
 
 
 def draw(incident: Incident, rows: list[Row], path: Path) -> None:
