@@ -21,14 +21,14 @@ FRAGMENT = "incidents.md"
 LOOKS = style_of([OURS, CONTRIB, CURED, HEALTHY])
 COMMAND = "python scripts/incidents.py"
 DEFINITIONS = f"""\
-Task: {TASK} (random policy {RANDOM_RETURN:g}, best {BEST_RETURN:g}), 8 environments, 1,024 samples an update;
-sb3-contrib's defaults, but critic batches of 256 and what each section says. The return of an update is the mean of the training episodes
-that ended during its rollout. A run *falls* at the first update at which the mean of the last ten such returns is below the best one
-that the run has had by more than {FALL:.0%} of the range, {FALL * (BEST_RETURN - RANDOM_RETURN):.0f}.
-An incident counts where sb3-contrib's run falls, or dies of an exception, on at least {LEAST} of {ENOUGH} seeds.
-*Best* and *end* are medians of the best and of the last ten-update mean. *Ahead*: median number of updates from the first of
-the alarms that are about the trouble (named in each section) to the fall of the same run, where both came; below zero, the alarm
-came after the fall. Other alarms are listed, not counted. Healthy: sb3-contrib without the trouble."""
+Task: {TASK} (random policy {RANDOM_RETURN:g}, best {BEST_RETURN:g}), 8 environments, 1,024 samples an update; sb3-contrib's
+defaults, but critic batches of 256 and what each section says. The return of an update is the mean of the training
+episodes that ended during its rollout. A run *falls* at the first update at which the mean of the last ten such returns
+is below the best one that the run has had by more than {FALL:.0%} of the range, {FALL * (BEST_RETURN - RANDOM_RETURN):.0f}.
+An incident counts where sb3-contrib's run falls, or dies of an exception, on at least {LEAST} of {ENOUGH} seeds. *Best* and
+*end* are medians of the best and of the last ten-update mean. *Ahead*: median number of updates from the first of the
+alarms that are about the trouble (named in each section) to the fall of the same run, where both came; below zero, the
+alarm came after the fall. Other alarms are listed, not counted. Healthy: sb3-contrib without the trouble."""
 COLUMNS = (
     "side",
     "seeds",
