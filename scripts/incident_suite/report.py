@@ -82,9 +82,32 @@ def page(incidents: list[Incident], rows: list[Row]) -> str:
         f"Written by `{COMMAND}`: do not edit. The stories are in [debugging](debugging.md); every run is a row of "
         "`results/incidents.csv`.",
         DEFINITIONS,
+        "Seeds on which the return fell, or the run died:",
+        summary(incidents, rows),
         *(_section(incident, rows) for incident in incidents),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def summary(incidents: list[Incident], rows: list[Row]) -> str:
+    """
+    Write the table of all incidents.
+
+    :param incidents: those with runs
+    :param rows: finished runs
+    :return: Markdown
+    """
+    lines = [f"| incident | counts | {' | '.join(SIDES)} |", "| --- " * (2 + len(SIDES)) + "|"]
+    for incident in incidents:
+        cells = [_trouble(_of(incident, side, rows)) for side in SIDES]
+        lines.append(f"| {incident.title} | {'yes' if counts(incident, rows) else 'no'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _trouble(found: list[Row]) -> str:
+    died = sum(bool(row["died"]) for row in found)
+    fell = sum(bool(row["fell_at"]) for row in found)
+    return f"{fell} of {len(found)}" + (f", {died} died" if died else "")
 
 
 def _section(incident: Incident, rows: list[Row]) -> str:
@@ -101,7 +124,7 @@ def _section(incident: Incident, rows: list[Row]) -> str:
     about = f" Alarms about it: {', '.join(incident.alarms)}." if incident.alarms else ""
     return "\n\n".join(
         [
-            f"## ({incident.letter}) {incident.name}",
+            f"## {incident.title}",
             f"Trouble: {incident.trouble}. Cure: {incident.cure}.{about} "
             f"Seeds {incident.seeds[0]} to {incident.seeds[-1]}. {verdict}",
             "\n".join(table),
@@ -159,7 +182,7 @@ def _of(incident: Incident, side: str, rows: list[Row]) -> list[Row]:
 
 def draw(incident: Incident, rows: list[Row], path: Path) -> None:
     """
-    Draw ten-update means of every seed thinly and their median boldly; a cross where a run died.
+    Draw ten-update means of every seed thinly and their median, while all of them run, boldly; a cross where a run died.
 
     :param incident: the incident
     :param rows: finished runs
@@ -178,13 +201,11 @@ def draw(incident: Incident, rows: list[Row], path: Path) -> None:
                     axis.plot(len(known), known[-1], "x", color=LOOKS[side]["color"], markersize=8)
             x = np.arange(1, means.shape[1] + 1)
             axis.plot(x, means.T, color=LOOKS[side]["color"], linewidth=0.6, alpha=0.4)
-            some = ~np.isnan(means).all(axis=0)
+            some = ~np.isnan(means).all(axis=0) & (x <= min(len(row["returns"]) for row in found))  # no median of survivors
             axis.plot(x[some], np.nanmedian(means[:, some], axis=0), linewidth=2, label=side, **LOOKS[side])
         if incident.onset > 1:
             axis.axvline(incident.onset, color="0.4", linestyle=":", linewidth=1)
-        axis.set(
-            xlabel="update", ylabel="return, mean of ten updates", ylim=(0, 520), title=f"({incident.letter}) {incident.name}"
-        )
+        axis.set(xlabel="update", ylabel="return, mean of ten updates", ylim=(0, 520), title=incident.title)
         axis.legend(frameon=False, fontsize=8, loc="upper left")
         text = f"{TASK}; thin: seeds, bold: their median, cross: a run that died, dotted: onset\n{COMMAND}"
         figure.suptitle(text, fontsize=7, color="0.3")

@@ -88,6 +88,11 @@ class Incident:
     monitor: Settings = field(default_factory=dict)
     seeds: tuple[int, ...] = SEEDS
 
+    @property
+    def title(self) -> str:
+        """Letter and name."""
+        return f"({self.letter}) {self.name}"
+
     def kit_of(self, side: str) -> Kit:
         """
         Choose what a side is equipped with.

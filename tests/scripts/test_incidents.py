@@ -242,6 +242,18 @@ def test_only_the_seeds_that_were_named_are_reported(tmp_path: Path, monkeypatch
     assert "| sb3-contrib | 5 |" in (tmp_path / "incidents.md").read_text()
 
 
+def test_the_stories_have_the_numbers_of_the_page(repo: Path) -> None:
+    numbers, stories = ((repo / "docs" / name).read_text() for name in ("incidents.md", "debugging.md"))
+    rows = [line for line in numbers.splitlines() if line.startswith("| (")]
+    assert len(rows) == len(incidents.INCIDENTS)
+    assert [row for row in rows if row not in stories] == []
+    rows = Store(repo / "results").rows()
+    for incident in incidents.INCIDENTS.values():
+        for side in (HEALTHY, CONTRIB):  # ours are run again when NUMERICS_VERSION rises
+            done = {int(row["seed"]) for row in rows if row["key"] == incident.key(side)}
+            assert done >= set(incident.seeds), f"({incident.letter}) {side}"
+
+
 def test_every_committed_row_has_its_curve(repo: Path) -> None:
     rows = Store(repo / "results").rows()
     assert rows
