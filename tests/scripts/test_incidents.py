@@ -17,7 +17,7 @@ import sb3_trpo_ext
 from sb3_trpo_ext import StaleBatchError
 
 EXPECTED = {"d": "TR301", "g": "TR201", "b": "TR504", "e": "TR201"}
-"""Alarm of ours that an incident claims, on its first seed (which of them are raised on how many seeds: results/incidents.csv)."""
+"""Alarm of ours that an incident claims, on its first seed (what is raised on how many seeds: docs/incidents.md)."""
 
 
 @pytest.fixture
