@@ -8,6 +8,7 @@ import incidents
 import pytest
 import sb3_contrib
 from incident_suite import broken_sensor, fresh_critic, loophole, scenario, stale_workers
+from incident_suite.rewards import ChangedReward
 from incident_suite.scenario import BASE, CONTRIB, CURED, HEALTHY, OURS, SIDES, Incident, Kit, make_model
 from incident_suite.store import Store
 from incident_suite.training import Outcome, train
@@ -99,7 +100,9 @@ def test_the_fresh_critic_is_new_and_trained_by_its_own_settings(tmp_path: Path)
 
 
 def test_wrappers_trouble_the_reward_and_not_the_return() -> None:
-    model, _ = make_model(with_trouble(Kit(wrapper=lambda env, _: loophole.StepPenalty(env, after=1))), CONTRIB, 0, Path())
+    model, _ = make_model(
+        with_trouble(Kit(wrapper=lambda env, _: ChangedReward(env, loophole.penalised(after=1)))), CONTRIB, 0, Path()
+    )
     env = model.get_env()
     assert env is not None
     env.reset()
@@ -115,7 +118,7 @@ def test_wrappers_trouble_the_reward_and_not_the_return() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_one_nan_kills_sb3_contrib_with_its_policy_and_ours_keeps_it(tmp_path: Path) -> None:
-    kit = Kit(wrapper=lambda env, index: broken_sensor.BrokenSensor(env, 20 if index == 3 else 0))
+    kit = Kit(wrapper=lambda env, index: ChangedReward(env, broken_sensor.broken(20 if index == 3 else 0)))
     theirs, ours = (train(with_trouble(kit), side, 0, tmp_path / side) for side in (CONTRIB, OURS))
     assert theirs.died.startswith("ValueError")
     assert not theirs.left
