@@ -1,4 +1,4 @@
 """TRPO's numerics: torch and the standard library only."""
 
-NUMERICS_VERSION = 4
+NUMERICS_VERSION = 5
 """Rises whenever an accepted step can change; every measured row in ``results/`` carries it."""

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 RESIDUALS_MEMORY = 2**31
 """Bytes that CG's earlier residuals may hold: 25 of 10 million parameters in float64."""
 
+FIRST_DAMPING = 0.1
+"""Where lambda begins to rise from cg_damping=0: sb3-contrib's default. The Fisher matrix of a network is nearly singular, and
+undamped CG that keeps its residuals orthogonal steps along directions that the batch hardly sees, beyond where the quadratic
+model of the KL holds: of a new policy every candidate of every line search may be rejected. (Plain float32 CG loses its
+orthogonality before it gets there, which damps.)"""
+
 SETTLED_PROGRESS, SETTLED_WINDOW = 1e-2, 3
 """Preconditioned, CG has settled when its model falls by less than this share an iteration, over so many of them. (Martens'
 5e-4 and 10, for hundreds of iterations, end a solve of 25 after 15 to 25; these after 5 to 17, on trained MuJoCo policies.)"""
@@ -34,7 +40,7 @@ def damping_state(model: TRPO) -> DampingState:
     configured = float(model.cg_damping)
     if not model.adaptive_damping:
         return DampingState(configured, configured, configured, adaptive=False)
-    low, high = map(float, model.cg_damping_range or (configured, RANGE_FACTOR * configured))
+    low, high = map(float, model.cg_damping_range or (configured, RANGE_FACTOR * (configured or FIRST_DAMPING)))
     # A model that was loaded with another unit of the KL has learnt nothing about its damping.
     adapted = model._adapted_damping if model._adapted_damping_unit == model.kl_unit else None
     value = configured if adapted is None else adapted

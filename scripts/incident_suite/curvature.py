@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from incident_suite.scenario import Incident, Kit
 
 
-class BatchNormalised(BaseFeaturesExtractor):
+class Normalised(BaseFeaturesExtractor):
     """
-    One layer with batch normalisation, as many custom extractors have it.
+    One layer with a normalisation, as many custom extractors have it.
 
     :param observation_space: its input
+    :param norm: makes the normalisation of so many features
     :param features_dim: its output
     """
 
-    def __init__(self, observation_space: spaces.Box, features_dim: int = 64):
+    def __init__(self, observation_space: spaces.Box, norm: type[nn.Module], features_dim: int = 64):
         super().__init__(observation_space, features_dim)
-        self.net = nn.Sequential(nn.Linear(observation_space.shape[0], features_dim), nn.BatchNorm1d(features_dim), nn.Tanh())
+        self.net = nn.Sequential(nn.Linear(observation_space.shape[0], features_dim), norm(features_dim), nn.Tanh())
 
     def forward(self, observations: Tensor) -> Tensor:
         """
@@ -31,6 +32,17 @@ class BatchNormalised(BaseFeaturesExtractor):
         """
         features: Tensor = self.net(observations.to(torch.float32))
         return features
+
+
+def normalised(norm: type[nn.Module]) -> Kit:
+    """
+    Equip the policy with a normalisation.
+
+    :param norm: which
+    :return: the kit
+    """
+    extractor = {"features_extractor_class": Normalised, "features_extractor_kwargs": {"norm": norm}}
+    return Kit({"policy_kwargs": {**extractor, "net_arch": [64]}})
 
 
 UNDAMPED = Incident(
@@ -48,9 +60,11 @@ UNDAMPED = Incident(
 BATCH_NORM = Incident(
     letter="h",
     name="batch normalisation in the policy",
-    updates=36,
+    updates=60,
     onset=1,
     trouble="a features extractor with BatchNorm1d",
-    cure="",
-    kit=Kit({"policy_kwargs": {"features_extractor_class": BatchNormalised, "net_arch": [64]}}),
+    cure="LayerNorm in its place",
+    kit=normalised(nn.BatchNorm1d),
+    healthy=normalised(nn.LayerNorm),
+    cured=normalised(nn.LayerNorm),
 )

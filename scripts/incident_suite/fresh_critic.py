@@ -7,10 +7,10 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from incident_suite.scenario import Incident, Kit
+from incident_suite.scenario import FRESH_SEEDS, Incident, Kit
 
 ONSET = 24
-TRUSTING = {"gae_lambda": 0.8}
+TRUSTING = {"gae_lambda": 0.5}
 
 
 class FreshCritic(BaseCallback):
@@ -49,20 +49,20 @@ def lazily() -> list[BaseCallback]:
 
 
 def properly() -> list[BaseCallback]:
-    """The fresh critic, trained as the first one was."""
-    return [FreshCritic(ONSET)]
+    """The fresh critic, trained as the first one was, and the policy only once it explains something."""
+    return [FreshCritic(ONSET, min_explained_variance=0.1)]
 
 
 INCIDENT = Incident(
     letter="b",
     name="an undertrained critic",
-    updates=42,
+    updates=45,
     onset=ONSET,
-    trouble=f"at update {ONSET} the critic is a new one, with n_critic_updates=1 and learning_rate=1e-6; gae_lambda=0.8",
-    cure="n_critic_updates=10, learning_rate=1e-3, min_explained_variance=0.1",
+    trouble=f"at update {ONSET} the critic is a new one, with n_critic_updates=1 and learning_rate=1e-6; gae_lambda=0.5",
+    cure="n_critic_updates=10, learning_rate=1e-3; min_explained_variance=0.1 from then on",
     alarms=("TR504", "TR601", "TR503"),
     kit=Kit(TRUSTING, callbacks=lazily),
     healthy=Kit(TRUSTING),
     cured=Kit(TRUSTING, callbacks=properly),
-    ours={"min_explained_variance": 0.1},
+    seeds=FRESH_SEEDS,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from incident_suite.scenario import Incident, Kit
+from incident_suite.scenario import FRESH_SEEDS, Incident, Kit
 
 SMALL = {"batch_size": 128}
 """Of the critic; sb3-contrib's default."""
@@ -13,7 +13,7 @@ RELU = {"policy_kwargs": {"activation_fn": nn.ReLU}}
 TOO_LARGE = Incident(
     letter="g",
     name="δ far too large",
-    updates=50,
+    updates=75,
     onset=1,
     trouble="target_kl=1",
     cure="target_kl=0.01",
@@ -21,12 +21,13 @@ TOO_LARGE = Incident(
     kit=Kit({"target_kl": 1.0, **SMALL}),
     healthy=Kit(SMALL),
     cured=Kit(SMALL),
+    seeds=FRESH_SEEDS,
 )
 
 DYING_RELU = Incident(
     letter="d",
     name="ReLU networks dying under large steps",
-    updates=50,
+    updates=60,
     onset=1,
     trouble="ReLU networks, target_kl=1",
     cure="target_kl=0.01",

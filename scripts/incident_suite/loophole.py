@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
-import gymnasium as gym
-
+from incident_suite.rewards import ChangedReward
 from incident_suite.scenario import BASE, Incident, Kit
 
 ONSET, PENALTY = 16, 1.5
 QUICK = {"target_kl": 0.03}
 
 
-class StepPenalty(gym.Wrapper[Any, Any, Any, Any]):
+def penalised(after: int = (ONSET - 1) * BASE["n_steps"]) -> Callable[[int, float], float]:
     """
-    Takes something off every reward.
+    Take something off every reward.
 
-    :param env: the environment
     :param after: steps before the first
+    :return: how rewards change
     """
-
-    def __init__(self, env: gym.Env, after: int = (ONSET - 1) * BASE["n_steps"]):
-        super().__init__(env)
-        self.after, self._steps = after, 0
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """
-        Step.
-
-        :param action: the action
-        :return: as gymnasium's
-        """
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self._steps += 1
-        penalty = PENALTY if self._steps > self.after else 0.0
-        return observation, float(reward) - penalty, terminated, truncated, info
+    return lambda step, reward: reward - (PENALTY if step > after else 0.0)
 
 
 INCIDENT = Incident(
@@ -45,7 +29,7 @@ INCIDENT = Incident(
     trouble=f"from update {ONSET} on, every step costs {PENALTY} (the pole's own reward is 1); target_kl=0.03",
     cure='TrustRegionMonitor(on_trouble="stop")',
     alarms=("TR201", "TR202"),
-    kit=Kit(QUICK, wrapper=lambda env, _: StepPenalty(env)),
+    kit=Kit(QUICK, wrapper=lambda env, _: ChangedReward(env, penalised())),
     healthy=Kit(QUICK),
     monitor={"on_trouble": "stop"},
 )

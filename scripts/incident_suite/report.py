@@ -21,21 +21,14 @@ FRAGMENT = "incidents.md"
 LOOKS = style_of([OURS, CONTRIB, CURED, HEALTHY])
 COMMAND = "python scripts/incidents.py"
 DEFINITIONS = f"""\
-Task: {TASK} (random policy {RANDOM_RETURN:g}, best {BEST_RETURN:g}), 8 environments, 1,024 samples an update;
-sb3-contrib's
+Task: {TASK} (random policy {RANDOM_RETURN:g}, best {BEST_RETURN:g}), 8 environments, 1,024 samples an update; sb3-contrib's
 defaults, but critic batches of 256 and what each section says. The return of an update is the mean of the training
-episodes
-which ended during its rollout. A run *falls* at the first update at which the mean of the last ten such returns is
-below the
-best one that the run has had by more than {FALL:.0%} of the range, {FALL * (BEST_RETURN - RANDOM_RETURN):.0f}. An
-incident counts
-where sb3-contrib's run falls, or dies of an exception, on at least {LEAST} of {ENOUGH} seeds. *Best* and *end* are
-medians of
-the best and of the last ten-update mean. *Ahead*: median number of updates from the first of the alarms that are about
-the
-trouble (named in each section) to the fall of the same run, where both came; below zero, the alarm came after the
-fall. Other
-alarms are listed, not counted."""
+episodes that ended during its rollout. A run *falls* at the first update at which the mean of the last ten such returns
+is below the best one that the run has had by more than {FALL:.0%} of the range, {FALL * (BEST_RETURN - RANDOM_RETURN):.0f}.
+An incident counts where sb3-contrib's run falls, or dies of an exception, on at least {LEAST} of {ENOUGH} seeds. *Best* and
+*end* are medians of the best and of the last ten-update mean. *Ahead*: median number of updates from the first of the
+alarms that are about the trouble (named in each section) to the fall of the same run, where both came; below zero, the
+alarm came after the fall. Other alarms are listed, not counted. Healthy: sb3-contrib without the trouble."""
 COLUMNS = (
     "side",
     "seeds",
@@ -89,9 +82,32 @@ def page(incidents: list[Incident], rows: list[Row]) -> str:
         f"Written by `{COMMAND}`: do not edit. The stories are in [debugging](debugging.md); every run is a row of "
         "`results/incidents.csv`.",
         DEFINITIONS,
+        "Seeds on which the return fell, or the run died:",
+        summary(incidents, rows),
         *(_section(incident, rows) for incident in incidents),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def summary(incidents: list[Incident], rows: list[Row]) -> str:
+    """
+    Write the table of all incidents.
+
+    :param incidents: those with runs
+    :param rows: finished runs
+    :return: Markdown
+    """
+    lines = [f"| incident | counts | {' | '.join(SIDES)} |", "| --- " * (2 + len(SIDES)) + "|"]
+    for incident in incidents:
+        cells = [_trouble(_of(incident, side, rows)) for side in SIDES]
+        lines.append(f"| {incident.title} | {'yes' if counts(incident, rows) else 'no'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _trouble(found: list[Row]) -> str:
+    died = sum(bool(row["died"]) for row in found)
+    fell = sum(bool(row["fell_at"]) for row in found)
+    return f"{fell} of {len(found)}" + (f", {died} died" if died else "")
 
 
 def _section(incident: Incident, rows: list[Row]) -> str:
@@ -105,12 +121,12 @@ def _section(incident: Incident, rows: list[Row]) -> str:
         "| --- " * len(COLUMNS) + "|",
         *(_line(incident, side, found) for side in SIDES if (found := _of(incident, side, rows))),
     ]
-    cure = f" Cure: {incident.cure}." if incident.cure else ""
     about = f" Alarms about it: {', '.join(incident.alarms)}." if incident.alarms else ""
     return "\n\n".join(
         [
-            f"## ({incident.letter}) {incident.name}",
-            f"Trouble: {incident.trouble}.{cure}{about} {verdict}",
+            f"## {incident.title}",
+            f"Trouble: {incident.trouble}. Cure: {incident.cure}.{about} "
+            f"Seeds {incident.seeds[0]} to {incident.seeds[-1]}. {verdict}",
             "\n".join(table),
             f"![Return of {incident.name}](figures/incident_{incident.letter}.svg)",
         ]
@@ -160,14 +176,13 @@ def _alarms(incident: Incident, found: list[Row]) -> str:
 
 
 def _of(incident: Incident, side: str, rows: list[Row]) -> list[Row]:
-    if side not in incident.sides():
-        return []
-    return sorted((row for row in rows if row["key"] == incident.key(side)), key=lambda row: int(row["seed"]))
+    mine = (row for row in rows if row["key"] == incident.key(side) and int(row["seed"]) in incident.seeds)
+    return sorted(mine, key=lambda row: int(row["seed"]))
 
 
 def draw(incident: Incident, rows: list[Row], path: Path) -> None:
     """
-    Draw ten-update means of every seed thinly and their median boldly; a cross where a run died.
+    Draw ten-update means of every seed thinly and their median, while all of them run, boldly; a cross where a run died.
 
     :param incident: the incident
     :param rows: finished runs
@@ -186,13 +201,11 @@ def draw(incident: Incident, rows: list[Row], path: Path) -> None:
                     axis.plot(len(known), known[-1], "x", color=LOOKS[side]["color"], markersize=8)
             x = np.arange(1, means.shape[1] + 1)
             axis.plot(x, means.T, color=LOOKS[side]["color"], linewidth=0.6, alpha=0.4)
-            some = ~np.isnan(means).all(axis=0)
+            some = ~np.isnan(means).all(axis=0) & (x <= min(len(row["returns"]) for row in found))  # no median of survivors
             axis.plot(x[some], np.nanmedian(means[:, some], axis=0), linewidth=2, label=side, **LOOKS[side])
         if incident.onset > 1:
             axis.axvline(incident.onset, color="0.4", linestyle=":", linewidth=1)
-        axis.set(
-            xlabel="update", ylabel="return, mean of ten updates", ylim=(0, 520), title=f"({incident.letter}) {incident.name}"
-        )
+        axis.set(xlabel="update", ylabel="return, mean of ten updates", ylim=(0, 520), title=incident.title)
         axis.legend(frameon=False, fontsize=8, loc="upper left")
         text = f"{TASK}; thin: seeds, bold: their median, cross: a run that died, dotted: onset\n{COMMAND}"
         figure.suptitle(text, fontsize=7, color="0.3")

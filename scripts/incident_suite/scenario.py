@@ -30,6 +30,9 @@ N_ENVS = 8
 categorical action the two units are the same)."""
 
 HEALTHY_UPDATES = 45
+"""At least: then one healthy run serves several incidents."""
+SEEDS, FRESH_SEEDS = (1, 2, 3, 4, 5), (6, 7, 8, 9, 10)
+"""Reported; fresh ones for an incident that was designed again after seeds of its first form had been seen."""
 
 Settings = dict[str, Any]
 
@@ -61,13 +64,14 @@ class Incident:
     :param updates: length of a run
     :param onset: the update from which trouble acts; 1: from the start
     :param trouble: what is wrong, in words
-    :param cure: what the third curve has, in words; empty: there is none yet
+    :param cure: what the third curve has, in words
     :param kit: what the trouble is made of
     :param alarms: of ours that are about this trouble, named before the reported seeds were run
     :param healthy: the same without the trouble
     :param cured: the trouble, with the cure; None: as ``kit``
     :param ours: arguments of ours, for the cure
     :param monitor: arguments of TrustRegionMonitor, for the cure
+    :param seeds: reported ones, named before any of them was run
     """
 
     letter: str
@@ -82,6 +86,12 @@ class Incident:
     cured: Kit | None = None
     ours: Settings = field(default_factory=dict)
     monitor: Settings = field(default_factory=dict)
+    seeds: tuple[int, ...] = SEEDS
+
+    @property
+    def title(self) -> str:
+        """Letter and name."""
+        return f"({self.letter}) {self.name}"
 
     def kit_of(self, side: str) -> Kit:
         """
@@ -96,16 +106,12 @@ class Incident:
 
     def length(self, side: str) -> int:
         """
-        Say how long a run is: a healthy one serves several incidents.
+        Say how long a run is.
 
         :param side: of ``SIDES``
         :return: updates
         """
-        return HEALTHY_UPDATES if side == HEALTHY else self.updates
-
-    def sides(self) -> tuple[str, ...]:
-        """Those that can be run."""
-        return SIDES if self.cure else SIDES[:-1]
+        return max(HEALTHY_UPDATES, self.updates) if side == HEALTHY else self.updates
 
     def key(self, side: str) -> str:
         """
@@ -115,9 +121,7 @@ class Incident:
         :return: twelve hex digits
         """
         kit = self.kit_of(side)
-        text: list[Any] = [BASE, N_ENVS, kit.settings, side]
-        if side != HEALTHY:
-            text.append(self.updates)
+        text: list[Any] = [BASE, N_ENVS, kit.settings, side, self.length(side)]
         if kit.wrapper is not None or kit.callbacks is not list or kit.policy != "MlpPolicy":
             text += [self.letter, self.trouble, self.cure]
         if side in (OURS, CURED):

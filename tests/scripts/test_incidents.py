@@ -8,7 +8,8 @@ import incidents
 import pytest
 import sb3_contrib
 from incident_suite import broken_sensor, fresh_critic, loophole, scenario, stale_workers
-from incident_suite.scenario import BASE, CONTRIB, CURED, HEALTHY, OURS, Incident, Kit, make_model
+from incident_suite.rewards import ChangedReward
+from incident_suite.scenario import BASE, CONTRIB, CURED, HEALTHY, OURS, SIDES, Incident, Kit, make_model
 from incident_suite.store import Store
 from incident_suite.training import Outcome, train
 from incident_suite.verdict import judge, running_means
@@ -16,8 +17,8 @@ from incident_suite.verdict import judge, running_means
 import sb3_trpo_ext
 from sb3_trpo_ext import StaleBatchError
 
-EXPECTED = {"d": "TR301", "g": "TR201", "c": "TR104", "b": "TR504", "e": "TR201"}
-"""Alarm of ours that an incident claims, on seed 1 (which of them are raised on how many seeds: results/incidents.csv)."""
+EXPECTED = {"d": "TR301", "g": "TR201", "b": "TR504", "e": "TR201"}
+"""Alarm of ours that an incident claims, on its first seed (what is raised on how many seeds: docs/incidents.md)."""
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_every_side_of_every_incident_runs(letter: str, tmp_path: Path) -> None:
     incident = incidents.INCIDENTS[letter]
-    for side in incident.sides():
+    for side in SIDES:
         outcome = train(incident, side, 0, tmp_path / side, updates=2)
         assert (outcome.died, len(outcome.returns), outcome.left) == ("", 2, True)
         assert outcome.entropy is not None
@@ -99,7 +100,9 @@ def test_the_fresh_critic_is_new_and_trained_by_its_own_settings(tmp_path: Path)
 
 
 def test_wrappers_trouble_the_reward_and_not_the_return() -> None:
-    model, _ = make_model(with_trouble(Kit(wrapper=lambda env, _: loophole.StepPenalty(env, after=1))), CONTRIB, 0, Path())
+    model, _ = make_model(
+        with_trouble(Kit(wrapper=lambda env, _: ChangedReward(env, loophole.penalised(after=1)))), CONTRIB, 0, Path()
+    )
     env = model.get_env()
     assert env is not None
     env.reset()
@@ -115,7 +118,7 @@ def test_wrappers_trouble_the_reward_and_not_the_return() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_one_nan_kills_sb3_contrib_with_its_policy_and_ours_keeps_it(tmp_path: Path) -> None:
-    kit = Kit(wrapper=lambda env, index: broken_sensor.BrokenSensor(env, 20 if index == 3 else 0))
+    kit = Kit(wrapper=lambda env, index: ChangedReward(env, broken_sensor.broken(20 if index == 3 else 0)))
     theirs, ours = (train(with_trouble(kit), side, 0, tmp_path / side) for side in (CONTRIB, OURS))
     assert theirs.died.startswith("ValueError")
     assert not theirs.left
@@ -155,9 +158,9 @@ def test_a_finished_run_is_found_again_and_another_setting_is_another_run(tmp_pa
 
 
 def test_healthy_runs_are_shared_and_troubles_are_not() -> None:
-    keys = {letter: {side: i.key(side) for side in i.sides()} for letter, i in incidents.INCIDENTS.items()}
-    assert keys["c"][HEALTHY] == keys["f"][HEALTHY] == keys["h"][HEALTHY]
-    assert keys["g"][HEALTHY] != keys["b"][HEALTHY]
+    keys = {letter: {side: i.key(side) for side in SIDES} for letter, i in incidents.INCIDENTS.items()}
+    assert keys["c"][HEALTHY] == keys["f"][HEALTHY]
+    assert keys["g"][HEALTHY] != keys["c"][HEALTHY]  # longer
     assert keys["g"][CURED] != keys["c"][CURED]  # another batch size
     ours = [found[OURS] for found in keys.values()]
     assert len(set(ours)) == len(ours)
@@ -174,7 +177,7 @@ def test_runs_once_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         )
 
     monkeypatch.setattr(incidents, "train", pretend)
-    command = ["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--incident", "g", "e", "--seeds", "1", "2", "3"]
+    command = ["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--incident", "d", "e", "--seeds", "1", "2", "3"]
     assert incidents.main(command) == 0
     assert len(done) == len(set(done)) == 3 * 8
     assert incidents.main(command) == 0
@@ -187,7 +190,7 @@ def test_runs_once_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "does not count" not in page
     assert "| ours | 3 | 500 | 500 | – | – | TR201: 3 (update 17) |" in page
     assert "| sb3-contrib | 3 | 500 |" in page
-    assert (tmp_path / "docs" / "figures" / "incident_g.svg").exists()
+    assert (tmp_path / "docs" / "figures" / "incident_d.svg").exists()
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,7 @@ def test_three_falls_of_five_seeds_count(
     falls: int, seeds: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pretend(incident: Incident, side: str, seed: int, folder: Path) -> Outcome:
-        return outcome([500.0] * 10 + [9.0 if side != CONTRIB or seed < falls else 500.0] * 10)
+        return outcome([500.0] * 10 + [9.0 if side != CONTRIB or seed <= falls else 500.0] * 10)
 
     monkeypatch.setattr(incidents, "train", pretend)
     command = [
@@ -207,12 +210,51 @@ def test_three_falls_of_five_seeds_count(
         "--docs",
         str(tmp_path / "docs"),
         "--incident",
-        "g",
+        "d",
         "--seeds",
-        *map(str, range(seeds)),
+        *map(str, range(1, 1 + seeds)),
     ]
     assert incidents.main(command) == 0
     assert verdict in (tmp_path / "docs" / "incidents.md").read_text()
+
+
+def test_run_folders_are_made_again_for_ours_only_and_write_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def pretend(incident: Incident, side: str, seed: int, folder: Path) -> Outcome:
+        made.append((side, seed, folder.name))
+        return outcome([9.0])
+
+    monkeypatch.setattr(incidents, "train", pretend)
+    results, folders = tmp_path / "results", tmp_path / "folders"
+    command = ["--incident", "g", "--folders", str(folders), "--results", str(results), "--docs", str(results)]
+    assert incidents.main([*command, "--seeds", "6"]) == 0
+    assert made == [(OURS, 6, "g_ours_6"), (CURED, 6, "g_cured_6")]
+    assert incidents.main([*command, "--sides", CONTRIB]) == 0
+    assert len(made) == 2
+    assert not results.exists()
+
+
+def test_only_the_seeds_that_were_named_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incidents, "train", lambda *_: outcome([500.0] * 10 + [9.0] * 10))
+    command = ["--results", str(tmp_path), "--docs", str(tmp_path), "--incident", "d", "--sides", CONTRIB]
+    assert incidents.main([*command, "--seeds", "1", "101", "102"]) == 0
+    assert "**Not decided**: 1 of 5 seeds" in (tmp_path / "incidents.md").read_text()
+    assert incidents.main(command) == 0
+    assert len(Store(tmp_path).rows()) == 2 + 5
+    assert "| sb3-contrib | 5 |" in (tmp_path / "incidents.md").read_text()
+
+
+def test_the_stories_have_the_numbers_of_the_page(repo: Path) -> None:
+    numbers, stories = ((repo / "docs" / name).read_text() for name in ("incidents.md", "debugging.md"))
+    rows = [line for line in numbers.splitlines() if line.startswith("| (")]
+    assert len(rows) == len(incidents.INCIDENTS)
+    assert [row for row in rows if row not in stories] == []
+    rows = Store(repo / "results").rows()
+    for incident in incidents.INCIDENTS.values():
+        for side in (HEALTHY, CONTRIB):  # ours are run again when NUMERICS_VERSION rises
+            done = {int(row["seed"]) for row in rows if row["key"] == incident.key(side)}
+            assert done >= set(incident.seeds), f"({incident.letter}) {side}"
 
 
 def test_every_committed_row_has_its_curve(repo: Path) -> None:
@@ -226,7 +268,7 @@ def test_every_committed_row_has_its_curve(repo: Path) -> None:
 @pytest.mark.parametrize(("letter", "code"), list(EXPECTED.items()))
 def test_the_alarm_that_an_incident_claims_is_raised(letter: str, code: str, tmp_path: Path) -> None:
     incident = incidents.INCIDENTS[letter]
-    alarms = train(incident, OURS, 1, tmp_path).alarms
+    alarms = train(incident, OURS, incident.seeds[0], tmp_path).alarms
     assert code in [name for name, update in alarms if update >= incident.onset]
 
 
