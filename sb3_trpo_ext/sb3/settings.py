@@ -10,6 +10,7 @@ from sb3_trpo_ext.core.cg import CGSettings
 from sb3_trpo_ext.core.critic import CriticSettings
 from sb3_trpo_ext.core.damping import RANGE_FACTOR, DampingState
 from sb3_trpo_ext.core.update import PolicySettings
+from sb3_trpo_ext.sb3.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.layers import score_generator
 from sb3_trpo_ext.sb3.problems import Evaluated
 
@@ -20,10 +21,10 @@ RESIDUALS_MEMORY = 2**31
 """Bytes that CG's earlier residuals may hold: 25 of 10 million parameters in float64."""
 
 FIRST_DAMPING = 0.1
-"""Where lambda begins to rise from cg_damping=0: sb3-contrib's default. The Fisher matrix of a network is nearly singular, and
-undamped CG that keeps its residuals orthogonal steps along directions that the batch hardly sees, beyond where the quadratic
-model of the KL holds: of a new policy every candidate of every line search may be rejected. (Plain float32 CG loses its
-orthogonality before it gets there, which damps.)"""
+"""Where lambda begins to rise from cg_damping=0: sb3-contrib's default, in its unit. The Fisher matrix of a network is nearly
+singular, and undamped CG that keeps its residuals orthogonal steps along directions that the batch hardly sees, beyond where
+the quadratic model of the KL holds: of a new policy every candidate of every line search may be rejected. (Plain float32 CG
+loses its orthogonality before it gets there, which damps.)"""
 
 SETTLED_PROGRESS, SETTLED_WINDOW = 1e-2, 3
 """Preconditioned, CG has settled when its model falls by less than this share an iteration, over so many of them. (Martens'
@@ -40,11 +41,15 @@ def damping_state(model: TRPO) -> DampingState:
     configured = float(model.cg_damping)
     if not model.adaptive_damping:
         return DampingState(configured, configured, configured, adaptive=False)
-    low, high = map(float, model.cg_damping_range or (configured, RANGE_FACTOR * (configured or FIRST_DAMPING)))
+    low, high = map(float, model.cg_damping_range or (configured, RANGE_FACTOR * (configured or _first_damping(model))))
     # A model that was loaded with another unit of the KL has learnt nothing about its damping.
     adapted = model._adapted_damping if model._adapted_damping_unit == model.kl_unit else None
     value = configured if adapted is None else adapted
     return DampingState(min(max(value, low), high), low, high)
+
+
+def _first_damping(model: TRPO) -> float:
+    return FIRST_DAMPING * (action_distribution(model.policy).independent_dims if model.kl_unit == "joint" else 1)
 
 
 def policy_settings(model: TRPO, evaluated: Evaluated) -> PolicySettings:

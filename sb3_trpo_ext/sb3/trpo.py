@@ -124,7 +124,7 @@ class TRPO(sb3_contrib.TRPO):
     :param cg_rtol: CG stops at this relative residual, in [0, 1)
     :param adaptive_damping: Whether lambda follows the reduction ratio, and failed solves are retried with more
     :param cg_damping_range: (low, high) of the adaptive lambda, cg_damping between them. None: cg_damping to 1000 cg_damping;
-        of cg_damping=0: 0 to 100, and 0 until a step fails or is much worse than predicted, then 0.1
+        of cg_damping=0: 0 to 100, and 0 until a step fails or is much worse than predicted, then 0.1 (joint: a dimension)
     :param max_critic_updates: End of the extra critic epochs, which are run while the value loss is not below where it
         began. None: twice ``n_critic_updates``
     :param critic_tolerance: Also run extra epochs while one lowers the value loss by more than this share. None: don't
