@@ -21,8 +21,9 @@ from sb3_trpo_ext.sb3.batch import RolloutBatch
 from sb3_trpo_ext.sb3.layers import policy_preconditioner
 from sb3_trpo_ext.sb3.stacks import actor_stack
 
-MEMORY_LIMIT = 2**30
-"""Bytes that the graphs of Fisher products may hold; larger batches are cut into chunks and recomputed."""
+MEMORY_LIMIT = 2**27
+"""Bytes that the graphs of Fisher products may hold; larger batches are cut into chunks, whose graphs are made again for each.
+Larger graphs are in no cache: chunks are then faster than what is kept, too (``scripts/compare_chunks.py``)."""
 
 GRAPHS_PER_PRODUCT = 12
 """Float32 activations that kept products hold for each that the policy's own graph does: float64 and float32 at once, up to
