@@ -161,5 +161,8 @@ def _say(run: Path, found: Checkpoint, known: argparse.Namespace) -> Resumed | N
     which = (
         "the checkpoint's hyperparameters" if resumed is None else f"the hyperparameters that it began with ({resumed.path})"
     )
-    print(f"--resume: {run} goes on behind update {found.n_updates} ({steps} of {total} steps), with {which}")
+    if str(total).isdecimal() and steps >= int(total):
+        print(f"--resume: {run} has done all of its steps ({steps} of {total}): nothing is trained; a larger -n goes on")
+    else:
+        print(f"--resume: {run} goes on behind update {found.n_updates} ({steps} of {total} steps), with {which}")
     return resumed

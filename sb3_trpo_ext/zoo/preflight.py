@@ -14,18 +14,17 @@ import io
 import os
 import sys
 import types
-import warnings
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import gymnasium as gym
 import rl_zoo3.train
-from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
 
 from sb3_trpo_ext.sb3.naming import maybe
 from sb3_trpo_ext.sb3.validation import LARGEST_SEED, OF_SB3, SIZE, Rule, is_integer, refuse_impossible
 from sb3_trpo_ext.zoo.entry import check_entry
+from sb3_trpo_ext.zoo.rehearsal import manager_of, rehearse, silent
 from sb3_trpo_ext.zoo.resumed import Resumed
 from sb3_trpo_ext.zoo.study import check_trial
 from sb3_trpo_ext.zoo.wandb_mode import say_wandb_mode
@@ -38,8 +37,6 @@ FLAGS: dict[str, Rule] = {
     **dict.fromkeys(("n_eval_envs", "eval_episodes", "n_trials"), SIZE),
 }
 """Flags that the Zoo takes as they come."""
-
-SHOW_TRACEBACK = "(--verbose 2 shows where)"
 
 
 class CheckingParser(argparse.ArgumentParser):
@@ -151,7 +148,7 @@ def check(args: argparse.Namespace, resumed: Resumed | None = None) -> None:
         return
     check_trial(args)
     entries = _entries(args.conf_file)
-    manager = _manager(args)
+    manager = manager_of(args)
     entry, where = _entry(manager, args, entries)
     check_entry(entry, where)
     rehearse(manager, entry, where, args.verbose)
@@ -164,7 +161,7 @@ def check(args: argparse.Namespace, resumed: Resumed | None = None) -> None:
 
 def _check_resumed(args: argparse.Namespace, resumed: Resumed) -> None:
     """Its model is the checkpoint's, and the configuration is not used: what it says otherwise is told, and not judged."""
-    manager = _manager(args)
+    manager = manager_of(args)
     try:
         asked = _entry(manager, args, _entries(args.conf_file))[0]
     except ConfigError:
@@ -215,28 +212,6 @@ def _entries(conf_file: str | None) -> dict[str, Any] | None:
     return entries
 
 
-def _manager(args: argparse.Namespace) -> ExperimentManager:
-    """The Zoo's, that it would make itself, but silent and with no evaluation."""
-    return ExperimentManager(
-        args,
-        args.algo,
-        args.env,
-        args.log_folder,
-        n_timesteps=args.n_timesteps,
-        eval_freq=-1,
-        hyperparams=args.hyperparams,
-        env_kwargs=args.env_kwargs,
-        eval_env_kwargs=args.eval_env_kwargs,
-        trained_agent=args.trained_agent,
-        storage=args.storage,
-        study_name=args.study_name,
-        verbose=0,
-        device=args.device,
-        config=args.conf_file,
-        trial_id=args.trial_id,
-    )
-
-
 def _entry(manager: ExperimentManager, args: argparse.Namespace, entries: dict[str, Any] | None) -> tuple[Any, str]:
     """What the Zoo will use: the entry with a trial and ``-params`` over it; and where it stands."""
     key = args.env
@@ -247,56 +222,8 @@ def _entry(manager: ExperimentManager, args: argparse.Namespace, entries: dict[s
     where = f"{args.conf_file or 'the configuration'}: {key}"
     if entries is not None and not isinstance(entries[key], dict):
         raise ConfigError(f"{where}: must be hyperparameters by name")
-    with _silent():
+    with silent():
         try:
             return manager.read_hyperparameters()[0], where
         except Exception as error:  # of a study, or of code in a .py
             raise ConfigError(f"{where}: can't be read: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-@contextlib.contextmanager
-def _silent() -> Any:
-    quiet = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-        warnings.simplefilter("ignore")
-        yield
-
-
-def rehearse(manager: ExperimentManager, entry: dict[str, Any], where: str, verbose: int) -> None:
-    """
-    Make one environment and the model, and close them again.
-
-    :param manager: the Zoo's
-    :param entry: what it has read
-    :param where: that stands, for the message
-    :param verbose: from 2, an error keeps its traceback
-    :raises ConfigError: if one of them can't be made
-    """
-    opened: list[Any] = []
-    what = "the configuration can't be used"
-    try:
-        with _silent():
-            quiet = {key: value for key, value in entry.items() if key != "callback"}
-            hyperparams, wrapper, _, manager.vec_env_wrapper = manager._preprocess_hyperparams(quiet)
-
-            def remembered(env: gym.Env) -> gym.Env:
-                opened.append(env)
-                return env if wrapper is None else wrapper(env)
-
-            what = "the environment can't be made"
-            manager.env_wrapper = remembered
-            venv = manager.create_envs(1, no_log=True)
-            what = "the model can't be made"
-            if not manager.continue_training:
-                ALGOS[manager.algo](env=venv, device=manager.device, verbose=0, **hyperparams)
-    except Exception as error:  # whatever an environment of anybody's raises
-        if verbose >= 2:
-            raise
-        text = " ".join(str(error).split())
-        detail = (
-            text.removeprefix("TRPO: ") if text.startswith("TRPO: ") else f"{type(error).__name__}: {text} {SHOW_TRACEBACK}"
-        )
-        raise ConfigError(f"{where}: {what}: {detail}") from error
-    finally:
-        for env in opened:
-            env.close()

@@ -60,7 +60,8 @@ def test_all_files_have_the_same_updates(tmp_path: Path) -> None:
     assert not [finding for finding in run.findings if finding.code.startswith("DR00")]
 
 
-@pytest.mark.parametrize("at", [3, 13])
+# 4 and 8 are the last updates before a stride doubles, 9 is the first behind, 16 the last that is recorded at all.
+@pytest.mark.parametrize("at", [3, 4, 8, 9, 13, 16])
 def test_a_resumed_run_has_the_same_rows(tmp_path: Path, at: int) -> None:
     folder = tmp_path / "run"
     whole = trpo(walks(folder), folder)
@@ -84,6 +85,19 @@ def test_a_longer_log_interval_is_long_later() -> None:
     rows = written(logged(trpo(walks(None), None), 40 * BATCH, log_interval=3))
     # One update behind what was logged: SB3 writes before it trains.
     assert rows == [2, 5, 8, 11, 14, 20, 26, 38]
+
+
+@pytest.mark.parametrize("at", [14, 20])
+def test_a_longer_log_interval_goes_on_where_it_was(tmp_path: Path, at: int) -> None:
+    folder = tmp_path / "run"
+    whole = trpo(walks(folder), folder)
+    whole.set_logger(configure(str(folder / "sb3"), ["csv"]))
+    whole.learn(40 * BATCH, [checkpoints.every_update()], log_interval=3)
+    copy = checkpoints.broken_off(folder, at)
+    resumed = TRPO.resume(copy, walks(copy, append=True), log_folder=str(copy))
+    resumed.learn(40 * BATCH, [checkpoints.every_update()], log_interval=3)
+    assert in_sb3s_csv(folder / "sb3/progress.csv") == in_sb3s_csv(copy / "sb3/progress.csv") == [2, 5, 8, 11, 14, 20, 26, 38]
+    assert in_our_csv(folder) == in_our_csv(copy) == [*RECORDED, 24, 32]
 
 
 def test_many_calls_of_learn_are_one_run() -> None:

@@ -78,6 +78,11 @@ def test_goes_on_in_the_same_folder_to_the_same_numbers(capsys: pytest.CaptureFi
     assert all(np.array_equal(first[name], second[name]) for name in first)
     seeds = [yaml.unsafe_load((folder / TASK / "args.yml").read_text())["seed"] for folder in (whole, resumed)]
     assert seeds[0] == seeds[1]
+    capsys.readouterr()
+    assert run([*COMMAND, *keep, "-f", "resumed", "-tb", "resumed/tb", "--resume"]) == 0
+    assert f"{TASK}_1 has done all of its steps (3072 of 3072): nothing is trained" in capsys.readouterr().out
+    assert (whole / "updates.jsonl").read_bytes() == (resumed / "updates.jsonl").read_bytes()
+    assert torch.equal(*map(numbers, [models[0], TRPO.load(resumed / f"{TASK}.zip")]))
 
 
 def test_what_runs_is_what_the_run_began_with_and_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
