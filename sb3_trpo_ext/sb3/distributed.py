@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -45,10 +46,12 @@ class Traffic:
 
     :param collectives: calls of torch.distributed
     :param bytes: payload that this rank gave to them
+    :param seconds: spent in them, waiting for others included
     """
 
     collectives: int = 0
     bytes: int = 0
+    seconds: float = 0.0
 
 
 def place() -> tuple[int, int]:
@@ -208,12 +211,14 @@ class Ranks:
         )
 
     def _call(self, collective: Callable[[], Any], n_bytes: int, calls: int = 1) -> None:
+        begin = time.perf_counter()
         try:
             collective()
         except RuntimeError as error:  # DistError and its kin
             raise RanksError(self._why(error)) from error
         self.traffic.collectives += calls
         self.traffic.bytes += n_bytes
+        self.traffic.seconds += time.perf_counter() - begin
 
     def _why(self, error: Exception) -> str:
         told: list[tuple[int, str | None]] = _bounded(
@@ -257,11 +262,26 @@ def join() -> Ranks:
     within = timedelta(seconds=timeout_seconds())
     try:
         if not dist.is_initialized():
-            dist.init_process_group(_backend(), timeout=within)
+            store, rank, size = next(dist.rendezvous("env://", timeout=within))
+            dist.init_process_group(_backend(), store=_of_this_start(store), timeout=within, rank=rank, world_size=size)
         group = dist.new_group(timeout=within, backend=_backend())
     except RuntimeError as error:
         raise RanksError(f"TRPO: rank {rank} can't meet the other {size - 1}: {described(error)}") from error
     return Ranks(rank, size, group, f"trpo/{group.group_name}")
+
+
+def of_first_rank(thing: T) -> T:
+    """
+    Take rank 0's, outside a training; each rank must come here.
+
+    :param thing: rank 0's, picklable; of the others it is not looked at
+    :return: rank 0's; alone, the thing itself
+    """
+    ranks = join()
+    try:
+        return ranks.from_first(thing)
+    finally:
+        ranks.leave()
 
 
 def timeout_seconds() -> float:
@@ -290,6 +310,17 @@ def described(error: BaseException) -> str:
 
 def _backend() -> str:
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() and _gpu_each() else "gloo"
+
+
+def _of_this_start(store: dist.Store) -> dist.Store:
+    """
+    A part of the store for each time that torchrun starts the ranks.
+
+    It gives restarted ranks the same store: what killed ones have left in it would have the new ones wait for the dead. (On
+    several hosts each counts restarts of its own: there the store itself must be new; ``docs/scaling.md`` says how.)
+    """
+    starts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else "0"
+    return dist.PrefixStore(f"trpo/start/{starts}", store)
 
 
 def _store() -> dist.Store:
