@@ -23,6 +23,7 @@ class Timed(TRPO):
 
     rows: list[dict[str, float]]
     begun: float
+    collected: float
     sent: Traffic
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
@@ -32,11 +33,11 @@ class Timed(TRPO):
         return filled
 
     def collect_rollouts(self, *arguments: Any, **named: Any) -> bool:
-        """
+        r"""
         Begin an iteration.
 
-        :param \\*arguments: of TRPO's
-        :param \\**named: of TRPO's
+        :param \*arguments: of TRPO's
+        :param \**named: of TRPO's
         :return: whether it was filled
         """
         self.begun, before = time.perf_counter(), self._ranks.traffic

@@ -70,4 +70,3 @@ def test_a_link_that_is_cut_ends_both_hosts_in_the_time_out(repo: Path, hosts: l
         assert process.returncode != 0
         assert f"RanksError: TRPO: rank {rank} stops, since the ranks can't go on together" in output
     assert seconds < TIMEOUT + 45.0
-    print(f"ended after {seconds:.1f} s")
