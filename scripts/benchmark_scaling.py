@@ -22,7 +22,7 @@ from scaling.model import Case
 from scaling.page import BATCH_SIZE, ENV, EPOCHS, MARK, WIDTHS, held_out, section
 
 CSV, PAGE = REPO / "results" / "scaling.csv", REPO / "docs" / "scaling.md"
-SAMPLES, RANKS = (1024, 2048, 4096), (1, 2)
+SAMPLES, RANKS = (512, 1024, 2048), (1, 2)
 
 
 def measure(ranks: int, samples: int, width: int, updates: int) -> Case:
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the CSV and the page")
     parser.add_argument("--from-csv", action="store_true", help="measure nothing, write the page")
-    parser.add_argument("--updates", type=int, default=5, help="timed iterations of each case")
+    parser.add_argument("--updates", type=int, default=20, help="timed iterations of each case (default: %(default)s)")
     options = parser.parse_args(argv)
     if options.from_csv:
         cases, machine = read()

@@ -9,7 +9,6 @@ cause in the store, where they find it.
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 import time
@@ -26,12 +25,7 @@ from torch import Tensor
 from sb3_trpo_ext.core.flat import assign, flatten, unflatten
 from sb3_trpo_ext.core.reduce import Reducer, single_process
 from sb3_trpo_ext.sb3.errors import RanksError
-
-LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun puts into the environment, and ``init_process_group`` needs."""
-
-TIMEOUT_VARIABLE, TIMEOUT = "TRPO_RANK_TIMEOUT", 600.0
-"""Seconds that ranks wait for one another: longer than an evaluation or a checkpoint of rank 0, during which others wait."""
+from sb3_trpo_ext.sb3.launched import TIMEOUT_VARIABLE, backend, of_this_start, place, timeout_seconds
 
 LOOK_UP_SECONDS = 5.0
 """Looking up why another rank has failed may take so long: the store may be gone with it."""
@@ -52,30 +46,6 @@ class Traffic:
     collectives: int = 0
     bytes: int = 0
     seconds: float = 0.0
-
-
-def place() -> tuple[int, int]:
-    """
-    Find out who this process is, without talking to anybody.
-
-    :return: rank and number of ranks; 0 and 1 for a process that nobody launched as one of several
-    """
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    if not dist.is_available() or any(name not in os.environ for name in LAUNCHED):
-        return 0, 1
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-
-
-def use_own_gpu() -> None:
-    """Let "cuda" mean this rank's own GPU, where there is one for each rank of this host."""
-    if place()[1] > 1 and _gpu_each():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-
-
-def _gpu_each() -> bool:
-    local = os.environ.get("LOCAL_WORLD_SIZE")
-    return local is not None and "LOCAL_RANK" in os.environ and torch.cuda.device_count() >= int(local)
 
 
 @dataclass
@@ -263,8 +233,8 @@ def join() -> Ranks:
     try:
         if not dist.is_initialized():
             store, rank, size = next(dist.rendezvous("env://", timeout=within))
-            dist.init_process_group(_backend(), store=_of_this_start(store), timeout=within, rank=rank, world_size=size)
-        group = dist.new_group(timeout=within, backend=_backend())
+            dist.init_process_group(backend(), store=of_this_start(store), timeout=within, rank=rank, world_size=size)
+        group = dist.new_group(timeout=within, backend=backend())
     except RuntimeError as error:
         raise RanksError(f"TRPO: rank {rank} can't meet the other {size - 1}: {described(error)}") from error
     return Ranks(rank, size, group, f"trpo/{group.group_name}")
@@ -284,20 +254,6 @@ def of_first_rank(thing: T) -> T:
         ranks.leave()
 
 
-def timeout_seconds() -> float:
-    """
-    Read how long ranks wait for one another.
-
-    :return: seconds
-    :raises ValueError: if the environment says anything but a number above 0
-    """
-    text = os.environ.get(TIMEOUT_VARIABLE, str(TIMEOUT))
-    with suppress(ValueError):
-        if 0.0 < float(text) < float("inf"):
-            return float(text)
-    raise ValueError(f"TRPO: {TIMEOUT_VARIABLE}={text!r} is impossible: it must be a number of seconds above 0")
-
-
 def described(error: BaseException) -> str:
     """
     Say in a line what went wrong.
@@ -306,21 +262,6 @@ def described(error: BaseException) -> str:
     :return: its class and its first line
     """
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:400]}"
-
-
-def _backend() -> str:
-    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() and _gpu_each() else "gloo"
-
-
-def _of_this_start(store: dist.Store) -> dist.Store:
-    """
-    A part of the store for each time that torchrun starts the ranks.
-
-    It gives restarted ranks the same store: what killed ones have left in it would have the new ones wait for the dead. (On
-    several hosts each counts restarts of its own: there the store itself must be new; ``docs/scaling.md`` says how.)
-    """
-    starts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else "0"
-    return dist.PrefixStore(f"trpo/start/{starts}", store)
 
 
 def _store() -> dist.Store:

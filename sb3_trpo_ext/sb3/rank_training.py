@@ -28,8 +28,9 @@ from sb3_trpo_ext.core.update import PolicyResult
 from sb3_trpo_ext.monitoring.describe import build
 from sb3_trpo_ext.monitoring.sigterm import GracefulStop
 from sb3_trpo_ext.sb3.adapter import map_tensors
-from sb3_trpo_ext.sb3.distributed import ALONE, join, timeout_seconds
+from sb3_trpo_ext.sb3.distributed import ALONE, join
 from sb3_trpo_ext.sb3.errors import RanksError
+from sb3_trpo_ext.sb3.launched import timeout_seconds
 from sb3_trpo_ext.sb3.rank_normalization import Moments, merged, moments_of, running_statistics, write_moments
 from sb3_trpo_ext.sb3.validation import LARGEST_SEED, SETTINGS
 

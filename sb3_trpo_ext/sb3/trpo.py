@@ -52,11 +52,12 @@ from sb3_trpo_ext.sb3.conclusion import UpdateInputs, report_of
 from sb3_trpo_ext.sb3.constructor import refuses_mistakes
 from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.diagnosis import Diagnosis
-from sb3_trpo_ext.sb3.distributed import ALONE, Ranks, place, use_own_gpu
+from sb3_trpo_ext.sb3.distributed import ALONE, Ranks
 from sb3_trpo_ext.sb3.env_guard import EnvGuard, dropped_environments, guarded, refuse_impossible_truncation
 from sb3_trpo_ext.sb3.errors import StaleBatchError
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_noise, refuse_non_finite_parameters
 from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, tell
+from sb3_trpo_ext.sb3.launched import place, use_own_gpu
 from sb3_trpo_ext.sb3.messages import stale_batch_message
 from sb3_trpo_ext.sb3.preconditions import (
     in_plain_torch,

@@ -25,7 +25,8 @@ from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.sb3.checkpoint import EVERY_UPDATES
 from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, Checkpoint, checkpoints_in, newest_whole
 from sb3_trpo_ext.sb3.checkpoint_lock import claim
-from sb3_trpo_ext.sb3.distributed import of_first_rank, place
+from sb3_trpo_ext.sb3.distributed import of_first_rank
+from sb3_trpo_ext.sb3.launched import place
 from sb3_trpo_ext.sb3.rank_training import callbacks_of
 from sb3_trpo_ext.zoo.preflight import CheckingParser
 

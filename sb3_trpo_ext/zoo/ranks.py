@@ -6,7 +6,8 @@ import os
 import sys
 from dataclasses import replace
 
-from sb3_trpo_ext.sb3.distributed import join, place
+from sb3_trpo_ext.sb3.distributed import join
+from sb3_trpo_ext.sb3.launched import place
 from sb3_trpo_ext.zoo.experiment import Plan, make_plan
 
 RESTARTS_VARIABLE = "TORCHELASTIC_RESTART_COUNT"

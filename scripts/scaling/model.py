@@ -116,16 +116,16 @@ class Model:
         return self.compute(samples) + (network or self.network).seconds(ranks, collectives, n_bytes)
 
 
-def fit(cases: Sequence[Case]) -> Model:
+def fit(cases: Sequence[Case]) -> dict[int, Model]:
     """
-    Fit the constants: least squares of relative errors, none of them below 0.
+    Fit the constants: least squares of relative errors, none of them below 0; one network for all widths.
 
-    :param cases: of one width, with one and with several ranks, of several sizes
-    :return: the model
+    :param cases: with one and with several ranks, of several sizes
+    :return: the model of each width
     """
-    rows = np.array([_terms(case) for case in cases])
-    seconds = np.array([case.seconds for case in cases])
-    scaled = rows / seconds[:, None]
+    widths = sorted({case.width for case in cases})
+    rows = np.array([_terms(case, widths) for case in cases])
+    scaled = rows / np.array([case.seconds for case in cases])[:, None]
     free = list(range(rows.shape[1]))
     while True:
         found, *_ = np.linalg.lstsq(scaled[:, free], np.ones(len(cases)), rcond=None)
@@ -134,14 +134,18 @@ def fit(cases: Sequence[Case]) -> Model:
         free.pop(int(found.argmin()))
     constants = np.zeros(rows.shape[1])
     constants[free] = found
-    per_sample, fixed, latency, per_byte = constants
-    share = float(np.mean([case.collect / case.samples for case in cases])) / per_sample
-    collect = per_sample * min(share, 1.0)
-    bandwidth = 1.0 / per_byte if per_byte > 0.0 else math.inf
-    return Model(collect, per_sample - collect, fixed, Network("here", latency, bandwidth))
+    latency, per_byte = constants[-2:]
+    network = Network("here", latency, 1.0 / per_byte if per_byte > 0.0 else math.inf)
+    models = {}
+    for width, per_sample, fixed in zip(widths, constants[::2], constants[1::2], strict=False):
+        share = np.mean([case.collect / case.samples for case in cases if case.width == width and case.ranks == 1])
+        collect = min(float(share), per_sample)
+        models[width] = Model(collect, per_sample - collect, fixed, network)
+    return models
 
 
-def _terms(case: Case) -> list[float]:
-    ranks = case.ranks
-    rounds, share = 2 * (ranks - 1), 2 * (ranks - 1) / ranks
-    return [case.samples, 1.0, case.collectives * rounds, case.bytes * share]
+def _terms(case: Case, widths: Sequence[int]) -> list[float]:
+    """Of the seconds a sample and the fixed ones of each width, the latency, and the seconds a byte."""
+    rounds, share = 2 * (case.ranks - 1), 2 * (case.ranks - 1) / case.ranks
+    of_widths = [term * (case.width == width) for width in widths for term in (case.samples, 1.0)]
+    return [*of_widths, case.collectives * rounds, case.bytes * share]

@@ -29,7 +29,7 @@ def held_out(cases: Sequence[Case]) -> tuple[dict[int, Model], Case, float]:
     :return: the model of each width; the largest case; what is predicted for it, in seconds
     """
     largest = max(cases, key=lambda case: (case.ranks, case.samples, case.width))
-    models = {width: fit([case for case in cases if case.width == width and case is not largest]) for width in WIDTHS}
+    models = fit([case for case in cases if case is not largest])
     predicted = models[largest.width].iteration(largest.ranks, largest.samples, largest.collectives, largest.bytes)
     return models, largest, predicted
 

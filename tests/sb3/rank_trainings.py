@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.core.flat import flatten
-from sb3_trpo_ext.sb3.distributed import place
+from sb3_trpo_ext.sb3.launched import place
 from tests.sb3.rank_work import Meet
 from tests.sb3.spaces import make_env, make_model
 
