@@ -30,13 +30,15 @@ def common_plan(arguments: list[str]) -> tuple[Plan, list[str]]:
         return make_plan(arguments)
     if SEARCH_FLAGS & set(arguments):
         raise ValueError("a search is not spread by torchrun: start as many processes with one --storage (docs/tuning.md)")
-    if int(os.environ.get(RESTARTS_VARIABLE, "0")) > 0 and not any(each.startswith("--resume") for each in arguments):
-        arguments = ["--resume", *arguments]
     if rank > 0:
         os.environ["WANDB_MODE"] = "disabled"
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     ranks = join()
     try:
+        # Each host counts failures of its own.
+        restarts = max(ranks.gather(int(os.environ.get(RESTARTS_VARIABLE, "0"))))
+        if restarts > 0 and not any(each.startswith("--resume") for each in arguments):
+            arguments = ["--resume", *arguments]
         found: tuple[Plan, list[str]] = Plan(), []
         with ranks.together("reading the command line"):
             if rank == 0:

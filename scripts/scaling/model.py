@@ -10,7 +10,7 @@ times; a tree (nccl's, for small messages) makes 2 log2 R rounds and sends it tw
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,51 +101,63 @@ class Model:
         return samples * (self.collect + self.update) + self.fixed
 
     def iteration(
-        self, ranks: int, samples: float, collectives: float, n_bytes: float, network: Network | None = None
+        self,
+        ranks: int,
+        samples: float,
+        said: tuple[float, float],
+        network: Network | None = None,
+        slowness: float = 1.0,
     ) -> float:
         """
         Time an iteration.
 
         :param ranks: R
         :param samples: of each rank
-        :param collectives: an iteration
-        :param n_bytes: that a rank gives to them
+        :param said: collectives of an iteration, and bytes that a rank gives to them
         :param network: None: the measured one
+        :param slowness: of ranks that share a core
         :return: seconds
         """
-        return self.compute(samples) + (network or self.network).seconds(ranks, collectives, n_bytes)
+        return slowness * self.compute(samples) + (network or self.network).seconds(ranks, *said)
 
 
-def fit(cases: Sequence[Case]) -> dict[int, Model]:
+def fit(cases: Sequence[Case]) -> tuple[dict[int, Model], float]:
     """
-    Fit the constants: least squares of relative errors, none of them below 0; one network for all widths.
+    Fit the constants, each by least squares of relative errors, none of them below 0.
+
+    What a rank does by itself, of each width, from the cases of one rank; then, from those of several, the network, which is
+    the same for all widths, and how much slower a rank is while its neighbour works: processors may share a core, or caches.
 
     :param cases: with one and with several ranks, of several sizes
-    :return: the model of each width
+    :return: the model of each width, for ranks with a core each; and the slowness here, 1 for none
     """
-    widths = sorted({case.width for case in cases})
-    rows = np.array([_terms(case, widths) for case in cases])
-    scaled = rows / np.array([case.seconds for case in cases])[:, None]
-    free = list(range(rows.shape[1]))
+    alone, several = [case for case in cases if case.ranks == 1], [case for case in cases if case.ranks > 1]
+    compute: dict[int, tuple[float, float, float]] = {}
+    for width in sorted({case.width for case in cases}):
+        own = [case for case in alone if case.width == width]
+        per_sample, fixed = _solve([[case.samples, 1.0] for case in own], [case.seconds for case in own])
+        collect = min(float(np.mean([case.collect / case.samples for case in own])), per_sample)
+        compute[width] = collect, per_sample - collect, fixed
+    slowness, latency, per_byte = _solve([_terms(case, compute) for case in several], [case.seconds for case in several])
+    network = Network("here", latency, 1.0 / per_byte if per_byte > 0.0 else math.inf)
+    return {width: Model(*constants, network) for width, constants in compute.items()}, slowness
+
+
+def _terms(case: Case, compute: Mapping[int, tuple[float, float, float]]) -> list[float]:
+    collect, update, fixed = compute[case.width]
+    rounds, share = 2 * (case.ranks - 1), 2 * (case.ranks - 1) / case.ranks
+    return [case.samples * (collect + update) + fixed, case.collectives * rounds, case.bytes * share]
+
+
+def _solve(terms: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[float, ...]:
+    """Least squares of relative errors; a constant that would be below 0 is 0."""
+    scaled = np.array(terms) / np.array(seconds)[:, None]
+    free = list(range(scaled.shape[1]))
     while True:
-        found, *_ = np.linalg.lstsq(scaled[:, free], np.ones(len(cases)), rcond=None)
+        found, *_ = np.linalg.lstsq(scaled[:, free], np.ones(len(scaled)), rcond=None)
         if (found >= 0).all():
             break
         free.pop(int(found.argmin()))
-    constants = np.zeros(rows.shape[1])
+    constants = np.zeros(scaled.shape[1])
     constants[free] = found
-    latency, per_byte = constants[-2:]
-    network = Network("here", latency, 1.0 / per_byte if per_byte > 0.0 else math.inf)
-    models = {}
-    for width, per_sample, fixed in zip(widths, constants[::2], constants[1::2], strict=False):
-        share = np.mean([case.collect / case.samples for case in cases if case.width == width and case.ranks == 1])
-        collect = min(float(share), per_sample)
-        models[width] = Model(collect, per_sample - collect, fixed, network)
-    return models
-
-
-def _terms(case: Case, widths: Sequence[int]) -> list[float]:
-    """Of the seconds a sample and the fixed ones of each width, the latency, and the seconds a byte."""
-    rounds, share = 2 * (case.ranks - 1), 2 * (case.ranks - 1) / case.ranks
-    of_widths = [term * (case.width == width) for width in widths for term in (case.samples, 1.0)]
-    return [*of_widths, case.collectives * rounds, case.bytes * share]
+    return tuple(float(constant) for constant in constants)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from typing import Any
 
@@ -18,11 +19,15 @@ from sb3_trpo_ext.sb3.distributed import Traffic
 from sb3_trpo_ext.sb3.launched import place
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv
 
+WARM_UP = 2
+"""Updates that make what later ones find made."""
+
 
 class Timed(TRPO):
     """Notes what each iteration takes."""
 
     rows: list[dict[str, float]]
+    priority: int | None
     begun: float
     collected: float
     sent: Traffic
@@ -41,6 +46,8 @@ class Timed(TRPO):
         :param \**named: of TRPO's
         :return: whether it was filled
         """
+        if self.priority is not None and self._n_updates == WARM_UP:
+            os.setpriority(os.PRIO_PROCESS, 0, self.priority)
         self.begun, before = time.perf_counter(), self._ranks.traffic
         self.sent = Traffic(before.collectives, before.bytes, before.seconds)
         return super().collect_rollouts(*arguments, **named)
@@ -61,11 +68,12 @@ class Timed(TRPO):
 
 
 def main() -> None:
-    """Train, and print the rows of all but the first two updates, which make what later ones find made."""
+    """Train, and print the rows."""
     parser = argparse.ArgumentParser()
     for name in ("samples", "width", "updates", "epochs", "batch_size"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--env", required=True)
+    parser.add_argument("--priority", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
     n_envs = 2
@@ -85,11 +93,11 @@ def main() -> None:
         device="cpu",
         warn_on_risky=False,
     )
-    model.rows = []
+    model.rows, model.priority = [], options.priority
     model.learn(options.updates * options.samples * place()[1])
     n_parameters = sum(part.numel() for part in model.policy.parameters())
     if place()[0] == 0:
-        print("MEASURED " + json.dumps({"rows": model.rows[2:], "parameters": n_parameters}), flush=True)
+        print("MEASURED " + json.dumps({"rows": model.rows[WARM_UP:], "parameters": n_parameters}), flush=True)
 
 
 if __name__ == "__main__":

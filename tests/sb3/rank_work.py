@@ -69,10 +69,13 @@ def policy_step(model: Any, batch: RolloutBatch, ranks: Ranks) -> dict[str, Any]
     surrogate = replace(problem.surrogate, advantages=advantages.values)
     g = problem.linearised.gradient(surrogate.slopes)
     vectors = torch.randn(3, len(g), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    before_products = replace(ranks.traffic)
+    products = torch.stack([problem.linearised.product(vector) for vector in vectors])
+    sent = ranks.traffic.collectives - before_products.collectives, ranks.traffic.bytes - before_products.bytes
     statistics = {
         "advantages": torch.tensor([advantages.mean, advantages.std], dtype=torch.float64),
         "gradient": g,
-        "products": torch.stack([problem.linearised.product(vector) for vector in vectors]),
+        "products": products,
         "judgement": numbers(surrogate.evaluate(tuple(part + 1e-3 for part in problem.theta))),
         "explained variance": torch.tensor([problem.explained_variance], dtype=torch.float64),
     }
@@ -87,7 +90,7 @@ def policy_step(model: Any, batch: RolloutBatch, ranks: Ranks) -> dict[str, Any]
     assert direction is not None
     found = {"direction": direction.vector, "scale": torch.tensor([direction.scale.scale], dtype=torch.float64)}
     judged = torch.stack([numbers(trial.evaluation) for trial in trials])
-    return {"statistics": statistics, "solve": found, "decisions": decisions, "after": after, "judged": judged}
+    return {"sent": sent, "statistics": statistics, "solve": found, "decisions": decisions, "after": after, "judged": judged}
 
 
 def numbers(evaluation: Any) -> Tensor:

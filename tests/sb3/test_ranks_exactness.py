@@ -46,6 +46,9 @@ def test_the_policy_step_is_that_of_one_process(size: int) -> None:
                 assert torch.equal(found[case][cut]["after"], first["after"])
                 assert torch.equal(found[case][cut]["judged"], first["judged"])
             assert first["decisions"] == expected["decisions"]
+            n_products, n_parameters = first["statistics"]["products"].shape
+            # One all-reduce a product, and nothing else.
+            assert first["sent"] == ((n_products, n_products * n_parameters * 8) if size > 1 else (0, 0))
             for name, value in expected["statistics"].items():
                 assert gap(first["statistics"][name], value) <= 1e-12, (CASES[case], name)
             for name, value in expected["solve"].items():

@@ -21,9 +21,14 @@ N_RANKS, N_ENVS, N_STEPS = 2, 1, 128
 UPDATE = N_RANKS * N_ENVS * N_STEPS
 
 
-def torchrun(repo: Path, n_updates: int, *flags: str, restarts: int = 0, rank_timeout: float = 60.0) -> subprocess.Popen[str]:
+ONE_HOST = ("--standalone", f"--nproc-per-node={N_RANKS}")
+
+
+def torchrun(
+    repo: Path, n_updates: int, *flags: str, restarts: int = 0, rank_timeout: float = 60.0, where: tuple[str, ...] = ONE_HOST
+) -> subprocess.Popen[str]:
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={N_RANKS}"),
+        *(sys.executable, "-m", "torch.distributed.run", *where),
         *(
             f"--max-restarts={restarts}",
             "-m",
@@ -40,6 +45,8 @@ def torchrun(repo: Path, n_updates: int, *flags: str, restarts: int = 0, rank_ti
         *("batch_size:64", "n_critic_updates:2", *flags),
     ]
     environment = {**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1", "TRPO_RANK_TIMEOUT": str(rank_timeout)}
+    if where is not ONE_HOST:
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as docs/scaling.md says
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -54,8 +61,8 @@ def ended(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def ranks_of(process: subprocess.Popen[str]) -> list[int]:
-    """Process ids, rank 0 first."""
+def ranks_of(process: subprocess.Popen[str]) -> dict[int, int]:
+    """Process ids by rank."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -65,7 +72,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
             continue
         if parent == process.pid:
             found.update({int(each[5:]): int(folder.name) for each in variables if each.startswith(b"RANK=")})
-    return [found[rank] for rank in sorted(found)]
+    return found
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -119,15 +126,15 @@ def test_a_run_of_two_ranks_is_one_run(repo: Path) -> None:
 def test_a_killed_rank_ends_all(repo: Path, rank: int) -> None:
     process = torchrun(repo, 100_000)
     wait_for_updates(process, 2)
-    others = ranks_of(process)
+    pids = ranks_of(process)
     time.sleep(random.Random(rank).random())
-    os.kill(others[rank], signal.SIGKILL)
+    os.kill(pids[rank], signal.SIGKILL)
     begin = time.monotonic()
     output = ended(process)
     assert process.returncode != 0
     assert time.monotonic() - begin < 45.0
     assert "RanksError: TRPO: rank" in output
-    assert not any(Path("/proc", str(pid)).exists() for pid in others)
+    assert not any(Path("/proc", str(pid)).exists() for pid in pids.values())
 
 
 @pytest.mark.slow
@@ -138,7 +145,7 @@ def test_ranks_that_are_killed_at_random_moments_start_again_from_the_last_check
     for n_updates in (2, 6):
         wait_for_updates(process, n_updates)
         time.sleep(chance.random())
-        os.kill(chance.choice(ranks_of(process)), signal.SIGKILL)
+        os.kill(chance.choice(sorted(ranks_of(process).values())), signal.SIGKILL)
         time.sleep(1.0)
     output = ended(process)
     assert process.returncode == 0, output
@@ -148,6 +155,24 @@ def test_ranks_that_are_killed_at_random_moments_start_again_from_the_last_check
     assert [path.name for path in Path("logs/trpo").iterdir()] == [folder.name]
     assert [row["n_updates"] for row in rows(folder)] == list(range(1, 15))
     assert [row["num_timesteps"] for row in rows(folder)] == [UPDATE * number for number in range(1, 15)]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_on_another_host_has_both_resume(repo: Path) -> None:
+    """Two agents, as on two hosts, each of which counts failures of its own."""
+    meeting = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:29657", "--rdzv-id=test")
+    agents = [torchrun(repo, 30, restarts=2, rank_timeout=20.0, where=meeting) for _ in range(2)]
+    try:
+        folder = wait_for_updates(agents[0], 2)
+        ranks = {rank: pid for agent in agents for rank, pid in ranks_of(agent).items()}
+        os.kill(ranks[1], signal.SIGKILL)
+        outputs = [ended(agent) for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert [agent.returncode for agent in agents] == [0, 0], outputs
+    assert [path.name for path in Path("logs/trpo").iterdir()] == [folder.name]
+    assert [row["n_updates"] for row in rows(folder)] == list(range(1, 31))
 
 
 @pytest.mark.slow
