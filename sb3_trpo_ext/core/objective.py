@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sb3_trpo_ext.core.distributions import ActionDistribution
 from sb3_trpo_ext.core.flat import Parameters
-from sb3_trpo_ext.core.reduce import Rows, WeightedMean
+from sb3_trpo_ext.core.reduce import Reducer, Rows, WeightedMean, single_process
 from sb3_trpo_ext.core.status import OnPolicyStatus
 
 Actor = Callable[[Parameters, Rows], Tensor]
@@ -199,7 +199,7 @@ class OnPolicyCheck:
     :param status: the verdict
     :param divergence: over the whole batch
     :param worst: over the cell (an environment in a block of time) that diverges most
-    :param worst_cell: index of that cell, None without cells
+    :param worst_cell: index of that cell, None without cells, and where it is another process's
     :param noise_floor: divergence between two evaluations of this very policy, in its own dtype and in float64
     :param threshold: what ``worst`` may not exceed
     """
@@ -235,6 +235,10 @@ def check_on_policy(evidence: Tensor, noise: Tensor, cells: Tensor | None, mean:
         thresholds = (STALE_FLOORS * floors).clamp(min=STALE_SHARE * max_kl)
         worst_cell = int((by_cell / thresholds).nan_to_num(nan=torch.inf).argmax())
         worst, worst_floor = float(by_cell[worst_cell]), float(floors[worst_cell])
+        if mean.reducer is not single_process:
+            found = _worst_of_all(worst, worst_floor, max_kl, mean.weights, mean.reducer)
+            worst_cell = worst_cell if found == (worst, worst_floor) else None
+            worst, worst_floor = found
     threshold = max(STALE_SHARE * max_kl, STALE_FLOORS * worst_floor)
     fresh = worst <= threshold and overall <= max(STALE_SHARE * max_kl, STALE_FLOORS * floor)
     if not STALE_FLOORS * floor <= max_kl:  # also where it is NaN
@@ -242,6 +246,16 @@ def check_on_policy(evidence: Tensor, noise: Tensor, cells: Tensor | None, mean:
     else:
         status = OnPolicyStatus.ON_POLICY if fresh else OnPolicyStatus.STALE
     return OnPolicyCheck(status, overall, worst, worst_cell, floor, threshold)
+
+
+def _worst_of_all(worst: float, floor: float, max_kl: float, like: Tensor, reducer: Reducer) -> tuple[float, float]:
+    """The worst cell of all processes, and its floor: cells are no process's but one's."""
+    excess = like.new_tensor(worst / max(STALE_FLOORS * floor, STALE_SHARE * max_kl)).nan_to_num(nan=torch.inf)
+    largest = reducer(excess, "max")
+    own = like.new_tensor([worst, floor]) if bool(excess == largest) else like.new_full((2,), -torch.inf)
+    # Of several that are equally bad the larger of each number: they differ by nothing that matters.
+    found_worst, found_floor = reducer(own, "max").tolist()
+    return found_worst, found_floor
 
 
 def _cell_means(values: Tensor, cells: Tensor, weights: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """
-The one reducer: every mean of an update is a weighted mean over chunks of the batch (and, later, over ranks).
+The one reducer: every mean of an update is a weighted mean over chunks of the batch and over ranks.
 
 With weights w_i and samples x_i, mean(x) = sum_i w_i x_i / sum_i w_i. Unequal chunks, dropped transitions (w_i = 0)
 and ranks of unequal size are then no special cases.
@@ -40,6 +40,19 @@ def single_process(partial: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor
     :return: partial itself
     """
     return partial
+
+
+def everywhere(flag: bool, reducer: Reducer) -> bool:
+    """
+    Agree on a decision: what depends on a process's own samples may differ, what is done about it may not.
+
+    :param flag: this process's verdict
+    :param reducer: combines those of all
+    :return: whether it is True on all of them
+    """
+    if reducer is single_process:
+        return flag
+    return not bool(reducer(torch.tensor(0.0 if flag else 1.0, dtype=torch.float64), "max"))
 
 
 def chunked(n_samples: int, size: int) -> tuple[slice, ...]:

@@ -167,6 +167,7 @@ def describe_update(
         "settings": settings_of(model),
         "spaces": spaces,
         "n_envs": model.n_envs,
+        "n_ranks": start.n_ranks,
         "ordered": batch.n_steps is not None,
         "device": str(model.device),
         "learning_rate": plain(start.learning_rate),

@@ -59,6 +59,10 @@ def check(dump: Dump) -> None:
     for name, kind in HEADER.items():
         if not isinstance(dump.header.get(name), kind):
             raise DumpError(f"the dump's {name} is {type(dump.header.get(name)).__name__}: it does not hold together")
+    if dump.header.get("n_ranks", 1) != 1:
+        raise DumpError(
+            f"the dump holds rank 0's share of an update of {dump.header['n_ranks']} ranks: alone it can't be done again"
+        )
     held = dump.part("before")
     largest = max((size for array in held.values() for size in array.shape), default=0)
     n_samples = len(dump.arrays.get("batch/advantages", ()))

@@ -21,6 +21,7 @@ from sb3_trpo_ext.monitoring.tree import in_trial
 from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, newest_whole, prune, write_checkpoint
 from sb3_trpo_ext.sb3.checkpoint_lock import claim, release
 from sb3_trpo_ext.sb3.checkpoint_state import MODEL_NAME, STATE_NAME, Resumption, about, checkpoint_files, read_state
+from sb3_trpo_ext.sb3.distributed import join
 from sb3_trpo_ext.sb3.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -166,15 +167,30 @@ def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: 
     :return: the model; its next ``learn`` goes on
     :raises CheckpointError: if there is no whole checkpoint
     """
-    found, passed_over = newest_whole(Path(folder))
+    ranks = join()
+    try:
+        found: tuple[bytes, bytes, Path] | None = None
+        with ranks.together("reading the checkpoint"):
+            if ranks.rank == 0:
+                found = _read_newest(Path(folder))
+        # Rank 0's is everybody's: the others need not see its files.
+        found = ranks.from_first(found)
+    finally:
+        ranks.leave()
+    assert found is not None, "or rank 0 would have raised"
+    saved, pickled, home = found
+    model = cls.load(io.BytesIO(saved), env=env, device=device, force_reset=False, **changes)
+    model._resumption = Resumption(read_state(pickled), home, model)
+    return model
+
+
+def _read_newest(folder: Path) -> tuple[bytes, bytes, Path]:
+    found, passed_over = newest_whole(folder)
     for name, reason in passed_over.items():
-        warnings.warn(f"TRPO: checkpoint {name} is passed over: {reason}", UserWarning, stacklevel=3)
+        warnings.warn(f"TRPO: checkpoint {name} is passed over: {reason}", UserWarning, stacklevel=4)
     if found is None:
         raise CheckpointError(
             f"{folder}: there is no whole checkpoint to resume from (Checkpoints() among the callbacks writes them)."
         )
     # Checked once more, all of it, before anything is unpickled.
-    saved, pickled = found.read(MODEL_NAME), found.read(STATE_NAME)
-    model = cls.load(io.BytesIO(saved), env=env, device=device, force_reset=False, **changes)
-    model._resumption = Resumption(read_state(pickled), found.path.parent.absolute(), model)
-    return model
+    return found.read(MODEL_NAME), found.read(STATE_NAME), found.path.parent.absolute()

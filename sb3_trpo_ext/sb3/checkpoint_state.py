@@ -35,11 +35,15 @@ from sb3_trpo_ext.sb3.environment_state import EnvironmentState
 from sb3_trpo_ext.sb3.errors import CheckpointError
 from sb3_trpo_ext.sb3.log_outputs import LogPositions
 from sb3_trpo_ext.sb3.update_start import RandomStates
+from sb3_trpo_ext.sb3.validation import LARGEST_SEED
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO
 
 MODEL_NAME, STATE_NAME = NEEDED
+
+UPDATE_STRIDE = 1_000_003
+"""Between the seeds of two updates: a prime above any number of environments."""
 
 
 @dataclass(frozen=True)
@@ -196,10 +200,11 @@ class Resumption:
         """
         state = self._state
         last = total if reset else state.first_timestep + total
-        claim(self._folder)
-        state.logs.cut(self._base)
-        custom = model._custom_logger
-        if not custom:
+        leads, custom = model._ranks.rank == 0, model._custom_logger
+        if leads:
+            claim(self._folder)
+            state.logs.cut(self._base)
+        if leads and not custom:
             # SB3 would make one of its own, in the newest folder of TensorBoard, which may be another run's.
             model.set_logger(state.logs.reopen(self._base, model.num_timesteps))
         try:
@@ -208,17 +213,23 @@ class Resumption:
             model._custom_logger = custom
         model._num_timesteps_at_start, model._first_update = state.first_timestep, state.first_update
         model.start_time -= int(state.elapsed * 1e9)
-        state.logs.restore_pending(model.logger)
-        load_callback_states(root, state.callbacks)
+        if leads:
+            state.logs.restore_pending(model.logger)
+            load_callback_states(root, state.callbacks)
         return last, root
 
     def enter(self, model: TRPO, env: VecEnv) -> None:
         """
         Go on: the environment and the random streams are as they were, from here on.
 
+        Those of rank 0, that is, which wrote the checkpoint: on others new episodes and streams begin, the same each time.
+
         :param model: the model, before its first rollout
         :param env: its environment
         """
+        if model._ranks.rank > 0:
+            _begin_anew(model, env)
+            return
         reason = self._state.environment.restore(env)
         if reason is not None:
             warnings.warn(
@@ -227,11 +238,22 @@ class Resumption:
                 UserWarning,
                 stacklevel=3,
             )
-            model._last_obs = env.reset()  # type: ignore[assignment]
-            model._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+            _reset(model, env)
         self._state.streams.restore()
         if self._state.cuda and len(self._state.cuda) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(list(self._state.cuda))
+
+
+def _begin_anew(model: TRPO, env: VecEnv) -> None:
+    if model.seed is not None:
+        # Other streams than those that the training began with: they would only repeat what was seen.
+        model.set_random_seed((int(model.seed) + UPDATE_STRIDE * model._n_updates) % (LARGEST_SEED + 1))
+    _reset(model, env)
+
+
+def _reset(model: TRPO, env: VecEnv) -> None:
+    model._last_obs = env.reset()  # type: ignore[assignment]
+    model._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
 
 
 def read_state(content: bytes) -> TrainingState:

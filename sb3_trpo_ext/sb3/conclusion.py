@@ -56,7 +56,7 @@ def report_of(
         n_updates=model._n_updates + 1,
         num_timesteps=model.num_timesteps,
         updates_skipped=model._updates_skipped + (result.status in SKIPPED),
-        n_samples=len(inputs.batch),
+        n_samples=round(float(evaluated.problem.surrogate.mean.total)),
         target_kl=float(model.target_kl),
         kl_reduction=model.kl_unit,
         entropy=mean_entropy(evaluated.problem.surrogate),
@@ -69,6 +69,10 @@ def report_of(
         notes=(choice.rung.rejected if choice else ()) + preconditioner_notes(result.solve),
         cg_damping_range=(damping.low, damping.high) if damping.adaptive else (),
         critic_epochs_enforced=int(model.n_critic_updates),
-        samples_dropped=inputs.batch.n_dropped if model.on_nonfinite == "truncate" else None,
+        samples_dropped=_dropped_everywhere(model, inputs.batch) if model.on_nonfinite == "truncate" else None,
         **model._diagnosis.fields(model, inputs),
     )
+
+
+def _dropped_everywhere(model: TRPO, batch: RolloutBatch) -> int:
+    return int(model._ranks.reduce(torch.tensor(batch.n_dropped)))

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sb3_trpo_ext.core.critic import CriticProblem, CriticResult, CriticSettings, fit_critic
-from sb3_trpo_ext.core.flat import Snapshot, unchanged
+from sb3_trpo_ext.core.flat import Snapshot, flatten, unchanged, unflatten
 from sb3_trpo_ext.core.ladder import PROBE_SAMPLES
 from sb3_trpo_ext.core.reduce import chunked
 from sb3_trpo_ext.core.status import CriticStatus
 from sb3_trpo_ext.sb3.adapter import leaves_of, map_tensors
 from sb3_trpo_ext.sb3.batch import RolloutBatch
 from sb3_trpo_ext.sb3.critic_stack import value_regression
+from sb3_trpo_ext.sb3.distributed import ALONE, Ranks
 from sb3_trpo_ext.sb3.problems import Evaluated, in_float64
 
 CHUNKS_AT_ONCE = 3
@@ -42,10 +43,18 @@ class Critic:
     :param buffer: where it comes from; a custom one makes its own minibatches
     :param batch_size: samples in a minibatch
     :param evaluated: the same batch as a policy problem, for its chunks and for what the actor consists of
+    :param ranks: processes that train it together, each with ``batch_size`` samples of its own in a minibatch
+    :raises ValueError: for several processes and a buffer that makes its own minibatches
     """
 
     def __init__(
-        self, policy: ActorCriticPolicy, batch: RolloutBatch, buffer: RolloutBuffer, batch_size: int, evaluated: Evaluated
+        self,
+        policy: ActorCriticPolicy,
+        batch: RolloutBatch,
+        buffer: RolloutBuffer,
+        batch_size: int,
+        evaluated: Evaluated,
+        ranks: Ranks = ALONE,
     ):
         self.policy = policy
         self.batch = batch
@@ -58,6 +67,11 @@ class Critic:
         self.actor_parameters = evaluated.function.parameters
         self.parameters = self._own_parameters({id(parameter) for parameter in self.actor_parameters})
         self._values: Tensor | None = None
+        self.ranks = ranks
+        if ranks.size > 1 and batch.n_steps is None:
+            raise ValueError(
+                f"TRPO: {type(buffer).__name__} makes its own minibatches, and ranks need as many each: use RolloutBuffer"
+            )
 
     def fit(self, settings: CriticSettings) -> CriticResult:
         """
@@ -102,19 +116,28 @@ class Critic:
 
         :return: the loss, in the unit of squared returns
         """
-        return float((in_float64(self.batch.returns) - in_float64(self.values())).square().mean())
+        errors = (in_float64(self.batch.returns) - in_float64(self.values())).square()
+        if self.ranks.size == 1:
+            return float(errors.mean())
+        total, count = self.ranks.reduce(torch.stack([errors.sum(), errors.new_tensor(len(errors))])).tolist()
+        return float(total / count)
 
     def _problem(self) -> CriticProblem:
         in_parts = self._in_parts()
+        if not in_parts:
+            self.part_size = max(1, self.batch_size)
         regression = None if in_parts else value_regression(self.policy, self.parameters, self.batch, self.batch_size)
 
         def minibatches() -> Iterator[Tensor]:
             self._values = None
+            if self.ranks.size > 1:
+                own = map(self._differentiated, self._minibatches()) if regression is None else regression.epoch(self._order())
+                return averaged(own, self.parameters, len(self.batch), self.batch_size, self.ranks)
             if regression is not None:
                 return regression.epoch(self._order())
             return map(self._differentiated, self._minibatches()) if in_parts else self._minibatch_losses()
 
-        given = in_parts or regression is not None
+        given = in_parts or regression is not None or self.ranks.size > 1
         return CriticProblem(self.parameters, self.policy.optimizer, minibatches, self.loss, given)
 
     def _in_parts(self) -> bool:
@@ -199,3 +222,34 @@ class Critic:
     def _order(self) -> Tensor:
         """SB3's own order of minibatches: one permutation an epoch from numpy's stream."""
         return torch.as_tensor(np.random.permutation(len(self.batch)), device=self.batch.returns.device)  # noqa: NPY002
+
+
+def averaged(
+    losses: Iterator[Tensor], parameters: Sequence[Tensor], n_samples: int, batch_size: int, ranks: Ranks
+) -> Iterator[Tensor]:
+    """
+    Average each minibatch over ranks, every sample counting once: losses and gradients in one reduction.
+
+    A rank with fewer samples than another, some having been dropped, gives nothing to the minibatches that it does not have.
+
+    :param losses: of this rank's minibatches; with each its gradient stands in the parameters' ``grad``
+    :param parameters: the critic's
+    :param n_samples: of this rank
+    :param batch_size: of this rank's minibatches
+    :param ranks: the processes
+    :yields: the loss of each minibatch of all ranks, its gradient in ``grad``
+    """
+    sizes = [rows.stop - rows.start for rows in chunked(n_samples, batch_size)]
+    most = int(ranks.reduce(torch.tensor(float(len(sizes)), dtype=torch.float64), "max"))
+    for size in sizes + [0] * (most - len(sizes)):
+        loss = next(losses) if size > 0 else parameters[0].new_zeros(())
+        gradients = [
+            parameter.grad if size > 0 and parameter.grad is not None else torch.zeros_like(parameter)
+            for parameter in parameters
+        ]
+        own = torch.cat([size * flatten(gradients), torch.stack([size * loss, loss.new_tensor(size)]).to(gradients[0])])
+        total = ranks.reduce(own)
+        count = total[-1]
+        for parameter, mean in zip(parameters, unflatten(total[:-2] / count, parameters), strict=True):
+            parameter.grad = mean.to(parameter.dtype)
+        yield total[-2] / count

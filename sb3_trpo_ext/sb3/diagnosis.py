@@ -6,7 +6,7 @@ import difflib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from sb3_trpo_ext.core.diagnostics import (
     td_residuals,
 )
 from sb3_trpo_ext.core.flat import Parameters, Snapshot
+from sb3_trpo_ext.core.reduce import single_process
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.core.update import PolicyProblem
 from sb3_trpo_ext.sb3.adapter import map_tensors
@@ -128,7 +129,8 @@ class Diagnosis:
             return {}
         rows = evenly(len(surrogate.phi), DRIFT_SAMPLES).to(surrogate.phi.device)
         largest = max(len(surrogate.phi[chunk]) for chunk in surrogate.mean.chunks)
-        mean = surrogate.mean.subsample(rows, largest)
+        # Of several processes, this one's samples: monitors are on one, and the others don't take part.
+        mean = replace(surrogate.mean, reducer=single_process).subsample(rows, largest)
         earlier = tuple(part.to(like) for part, like in zip(before, problem.theta, strict=True))
         return {"drift_kl": policy_drift(surrogate, mean, earlier)}
 

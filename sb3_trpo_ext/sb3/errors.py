@@ -1,4 +1,4 @@
-"""Errors with names. All are ValueErrors: the RL Zoo prunes a trial on ValueError, anything else ends its study."""
+"""Errors with names. All but one are ValueErrors: the RL Zoo prunes a trial on ValueError, anything else ends its study."""
 
 
 class StaleBatchError(ValueError):
@@ -11,3 +11,7 @@ class NonFiniteError(ValueError):
 
 class CheckpointError(ValueError):
     """A training can't go on from a checkpoint, or can't begin where another writes its own."""
+
+
+class RanksError(RuntimeError):
+    """A training on several ranks can't go on: one of them has failed, hangs or holds something else than the others."""

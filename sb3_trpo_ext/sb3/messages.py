@@ -39,7 +39,9 @@ def stale_batch_message(check: OnPolicyCheck, batch: RolloutBatch, evaluated: Ev
             f"than 1 % of target_kl={max_kl:.3g}, so neither staleness nor the trust region can be verified. Raise the "
             "policy's std (log_std_init, a floor) or target_kl, or stop here."
         )
-    where = batch.cell_name(check.worst_cell) or "the whole batch"
+    # A cell that is worse than the whole and has no name here is another process's.
+    elsewhere = "another rank's share" if check.worst > check.divergence else "the whole batch"
+    where = batch.cell_name(check.worst_cell) or elsewhere
     return (
         f"this batch was not collected by the policy that is updated: it diverges by {check.worst:.3g} in {where} "
         f"({check.divergence:.3g} overall), above {check.threshold:.3g}; target_kl={max_kl:.3g}. Likely causes: train() "

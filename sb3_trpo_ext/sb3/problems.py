@@ -13,7 +13,7 @@ from sb3_trpo_ext.core.distributions import ActionDistribution
 from sb3_trpo_ext.core.fisher import Curvature, FisherOperator, Rung, RungChoice
 from sb3_trpo_ext.core.ladder import LADDER, PROBE_SAMPLES, bytes_per_sample, choose_rung
 from sb3_trpo_ext.core.objective import Surrogate, likelihood_divergence
-from sb3_trpo_ext.core.reduce import WeightedMean, chunked
+from sb3_trpo_ext.core.reduce import Reducer, WeightedMean, chunked, everywhere, single_process
 from sb3_trpo_ext.core.update import PolicyProblem
 from sb3_trpo_ext.sb3.action_distributions import action_distribution, base_actions
 from sb3_trpo_ext.sb3.adapter import PolicyFunction
@@ -103,6 +103,7 @@ def evaluate_batch(
     chunk_size: int | None,
     choice: Choice | None = None,
     draws: Draws = NOTHING_DRAWN,
+    reducer: Reducer = single_process,
 ) -> Evaluated:
     """
     Evaluate the batch's policy pi_k, in its own precision and in float64, and put the policy step's data together.
@@ -113,6 +114,7 @@ def evaluate_batch(
     :param chunk_size: samples that are evaluated together; None: as many as the memory bound allows
     :param choice: of an earlier batch
     :param draws: what of the Fisher products is random
+    :param reducer: combines means over processes
     :return: the problem
     :raises ValueError: if the policy has no trainable actor
     """
@@ -124,7 +126,7 @@ def evaluate_batch(
             "TRPO: the policy has no trainable parameter that its action distribution depends on: nothing to update"
         )
     repeats = function.repeats(slice(0, PROBE_SAMPLES))
-    curvature = _curvature(function, own_phi, action_distribution(policy), kl_scale, chunks, choice)
+    curvature = _curvature(function, own_phi, action_distribution(policy), kl_scale, chunks, choice, reducer)
     # Products of a policy that does not repeat agree with no others: it never comes to them.
     choice = _chosen(curvature, choice) if repeats else None
     rung = LADDER[-1] if choice is None else choice.rung
@@ -155,7 +157,7 @@ def evaluate_batch(
         evidence=evidence,
         noise=noise,
         cells=None if cells is None else cells.to(function.device),
-        explained_variance=explained_variance(batch.values, batch.returns),
+        explained_variance=explained_variance(batch.values, batch.returns, reducer),
         preconditioner=preconditioner,
     )
     return Evaluated(problem, function, chunks, choice)
@@ -179,12 +181,14 @@ def _curvature(
     kl_scale: float,
     chunks: tuple[slice, ...],
     choice: Choice | None,
+    reducer: Reducer,
 ) -> Curvature:
     stack = actor_stack(function, own_phi)
     # Plain layers run in any precision, once the ladder has found them to be the actor.
     known = stack is not None and choice is not None and choice.rung.rung is Rung.CLOSED_FORM
-    theta = function.theta(torch.float64 if known or function.runs_in(torch.float64) else torch.float32)
-    mean = WeightedMean(torch.ones(len(own_phi), dtype=torch.float64, device=function.device), chunks)
+    double = everywhere(known or function.runs_in(torch.float64), reducer)
+    theta = function.theta(torch.float64 if double else torch.float32)
+    mean = WeightedMean(torch.ones(len(own_phi), dtype=torch.float64, device=function.device), chunks, reducer)
     return Curvature(function, theta, distribution, kl_scale, mean, stack)
 
 
@@ -219,7 +223,7 @@ def _judged(
     evidence = [likelihood_divergence(behaviour_log_prob.double(), log_prob)]
     noise = [likelihood_divergence(own_log_prob.double(), log_prob)]
     behaviour_phi = _believed(batch.phi, distribution, actions, behaviour_log_prob.double())
-    if behaviour_phi is not None:
+    if everywhere(behaviour_phi is not None, curvature.mean.reducer) and behaviour_phi is not None:
         evidence.append(distribution.kl(behaviour_phi, phi))
         noise.append(distribution.kl(own_phi.double(), phi))
     return surrogate, curvature.scale * torch.stack(evidence, dim=-1), curvature.scale * torch.stack(noise, dim=-1)
@@ -239,19 +243,32 @@ def _believed(phi: Tensor | None, distribution: ActionDistribution, actions: Ten
     return phi if bool((gap <= LOG_PROB_TOLERANCE * (1.0 + log_prob.abs())).all()) else None
 
 
-def explained_variance(values: Tensor, returns: Tensor) -> float | None:
+def explained_variance(values: Tensor, returns: Tensor, reducer: Reducer = single_process) -> float | None:
     """
     Share of the returns' variance that values explain: 1 - Var(returns - values) / Var(returns).
 
     :param values: predicted, shape (n,)
     :param returns: targets, shape (n,)
+    :param reducer: combines those of all processes
     :return: at most 1; None if the returns don't vary
     """
     values, returns = in_float64(values), in_float64(returns)
+    if reducer is not single_process:
+        return _explained_everywhere(values, returns, reducer)
     variance = float(returns.var(correction=0))
     if variance == 0.0:
         return None
     return 1.0 - float((returns - values).var(correction=0)) / variance
+
+
+def _explained_everywhere(values: Tensor, returns: Tensor, reducer: Reducer) -> float | None:
+    """The same over processes, around one of the returns: constant ones give exactly 0."""
+    some = reducer(returns[:1], "max")
+    both = torch.stack([returns - some, returns - values])
+    *sums, count = reducer(torch.cat([both.sum(dim=1), both.new_tensor([len(returns)])])).tolist()
+    centres = both.new_tensor(sums).unsqueeze(-1) / count
+    variance, unexplained = reducer((both - centres).square().sum(dim=1)).tolist()
+    return None if variance == 0.0 else 1.0 - unexplained / variance
 
 
 def in_float64(tensor: Tensor) -> Tensor:

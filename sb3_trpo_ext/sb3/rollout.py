@@ -163,7 +163,7 @@ class Rollout:
         new_obs, rewards, dones, infos = self._env.step(clipped_actions)
         # Below VecNormalize a guard has looked already: this is for what wrappers make.
         refuse_non_finite("rewards", rewards, position)
-        model.num_timesteps += self._env.num_envs
+        model.num_timesteps += model._steps_at_once(self._env)
         return {
             "obs_tensor": obs_tensor,
             "actions": actions,

@@ -25,7 +25,11 @@ class RunLog:
         self._folder: RunFolder | None = None
         self._own: Path | None = None
         self._in_trouble = self._log_in_trouble = False
-        self._cut = False
+        self._cut = self._off = False
+
+    def keep_off(self) -> None:
+        """Write nothing: another process does."""
+        self._off = True
 
     def go_on_in(self, path: Path) -> None:
         """
@@ -100,7 +104,9 @@ class RunLog:
         :param logger: SB3's logger
         """
         known = self._found_for
-        if known is not None and known[0] == log_folder and (log_folder or (known[1] is env and known[2] is logger)):
+        if self._off or (
+            known is not None and known[0] == log_folder and (log_folder or (known[1] is env and known[2] is logger))
+        ):
             return
         self._found_for = (log_folder, env, logger)
         path = find_run_folder(log_folder, env, logger) or self._last_resort(logger)

@@ -14,6 +14,7 @@ Differences from sb3-contrib that a user may notice:
 6. ``train`` leaves the policy in eval mode. Modules compiled by TorchScript are refused.
 7. Layers that the actor depends on never run in training mode: batch norm, or a normaliser of a user's own, keeps the
    statistics that it has.
+8. Launched as one of several processes (torchrun), ``learn`` trains together with the others: ``docs/scaling.md``.
 """
 
 from __future__ import annotations
@@ -54,10 +55,12 @@ from sb3_trpo_ext.sb3.conclusion import UpdateInputs, report_of
 from sb3_trpo_ext.sb3.constructor import refuses_mistakes
 from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.diagnosis import Diagnosis
+from sb3_trpo_ext.sb3.distributed import ALONE, Ranks
 from sb3_trpo_ext.sb3.env_guard import EnvGuard, dropped_environments, guarded, refuse_impossible_truncation
 from sb3_trpo_ext.sb3.errors import StaleBatchError
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_noise, refuse_non_finite_parameters
 from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, tell
+from sb3_trpo_ext.sb3.launched import place, use_own_gpu
 from sb3_trpo_ext.sb3.messages import stale_batch_message
 from sb3_trpo_ext.sb3.preconditions import (
     in_plain_torch,
@@ -66,6 +69,16 @@ from sb3_trpo_ext.sb3.preconditions import (
     refuse_overridden_product,
 )
 from sb3_trpo_ext.sb3.problems import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
+from sb3_trpo_ext.sb3.rank_training import (
+    Common,
+    agree_on_step,
+    callbacks_of,
+    collect,
+    of_episode,
+    on_this_rank,
+    seed_of_rank,
+    verify_update,
+)
 from sb3_trpo_ext.sb3.rollout import collect_rollout, settle_collected, why_sb3_loop
 from sb3_trpo_ext.sb3.run_log import RunLog
 from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
@@ -184,6 +197,7 @@ class TRPO(sb3_contrib.TRPO):
         log_folder: str | None = None,
         warn_on_risky: bool = True,
     ):
+        use_own_gpu()
         super().__init__(
             policy,
             env,
@@ -249,10 +263,17 @@ class TRPO(sb3_contrib.TRPO):
         self._env_guard = EnvGuard()
         self._run_folder = RunLog()
         self._diagnosis = Diagnosis()
+        # While it learns: the other processes of this training, and what they have in common.
+        self._ranks: Ranks = ALONE
+        self._common: Common | None = None
+        self._episodes: list[tuple[int, dict[str, Any]]] = []
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if place()[0] > 0:
+            self.verbose, self.tensorboard_log = 0, None
+            self._run_folder.keep_off()
         refuse_impossible(vars(self))
         refuse_contradictions(vars(self))
         refuse_overridden_product(self)
@@ -271,6 +292,14 @@ class TRPO(sb3_contrib.TRPO):
             warnings.warn(
                 f"TRPO: device {self.device} has no float64: the policy step runs on the CPU", UserWarning, stacklevel=3
             )
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed everything; ranks differently, and each the same every time.
+
+        :param seed: the training's
+        """
+        super().set_random_seed(seed_of_rank(seed, place()[0], self.n_envs))
 
     @property
     def kl_unit(self) -> str:
@@ -312,6 +341,13 @@ class TRPO(sb3_contrib.TRPO):
         if self._resumption is not None:
             self._resumption.enter(self, env)
             self._resumption = None
+
+        def own() -> bool:
+            return self._collect(env, callback, rollout_buffer, n_rollout_steps)
+
+        return own() if self._ranks.size == 1 else collect(self, env, own)
+
+    def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
         if not all([goes_on() for goes_on in self.between_updates]):
             return False
         refuse_non_finite_parameters(self.policy)
@@ -322,17 +358,27 @@ class TRPO(sb3_contrib.TRPO):
         with guarded(self, env, callback):
             if reason is None:
                 return collect_rollout(self, env, callback, rollout_buffer, self._recorder)
+            before = self.num_timesteps
             with self._recorder.recording(self.policy, rollout_buffer):
                 filled = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+            # SB3's loop counts this rank's steps only.
+            self.num_timesteps = before + (self.num_timesteps - before) // env.num_envs * self._steps_at_once(env)
             if filled and self._recorder.dropped:
                 settle_collected(self, rollout_buffer)
             return filled
+
+    def _steps_at_once(self, env: VecEnv) -> int:
+        """Environment steps that one step of every environment is, of all ranks."""
+        return env.num_envs if self._common is None else self._common.steps_at_once
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """Every loop calls this once a step, before the step is stored: note the samples that are none."""
         if self.on_nonfinite == "truncate":
             dropped = dropped_environments(infos, dones)
             self._recorder.dropped.extend((self.rollout_buffer.pos, index) for index in dropped)
+        if self._ranks.size > 1 and dones is not None:
+            ended = [info for info, done in zip(infos, dones, strict=True) if done]
+            self._episodes.extend((self.rollout_buffer.pos, of_episode(info)) for info in ended)
         super()._update_info_buffer(infos, dones)
 
     def train(self) -> None:
@@ -343,28 +389,34 @@ class TRPO(sb3_contrib.TRPO):
         :raises NonFiniteError: something in the rollout, the policy or its optimiser is not finite
         :raises ValueError: the rollout is not complete, or a setting that was changed since is impossible
         """
-        streams = RandomStates.now()
+        ranks, streams = self._ranks, RandomStates.now()
         # Now: an update that raises has a folder, too.
         self._run_folder.find(self._n_updates + 1, self.log_folder, self.env, self.logger)
         with plain_torch(), all_or_nothing(self.policy, self, COUNTS) as held:
             self._update_learning_rate(self.policy.optimizer)
             refuse_impossible_update(self)
             self.policy.set_training_mode(False)
-            batch = read_batch(self.rollout_buffer, self._recorder)
-            self.last_update_start = UpdateStart.of(self, held, streams, batch)
-            refuse_non_finite_parameters(self.policy)
-            refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
+            with ranks.together("the check of a rollout"):
+                batch = read_batch(self.rollout_buffer, self._recorder)
+                self.last_update_start = UpdateStart.of(self, held, streams, batch)
+                refuse_non_finite_parameters(self.policy)
+                refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
             draws = Draws(sub_sample(self, len(batch)), scores(self))
-            evaluated = evaluate_batch(self.policy, batch, self._kl_scale(), self.fisher_chunk_size, self._choice, draws)
+            evaluated = evaluate_batch(
+                self.policy, batch, self._kl_scale(), self.fisher_chunk_size, self._choice, draws, ranks.reducer
+            )
             self._remember_choice(evaluated)
             damping = damping_state(self)
             result = update_policy(evaluated.problem, policy_settings(self, evaluated), damping)
             evaluated.problem.linearised.release()
+            step = agree_on_step(self, result, evaluated.problem.parameters) if ranks.size > 1 else 0
             self._treat_stale_batch(result, batch, evaluated)
-            critic = Critic(self.policy, batch, self.rollout_buffer, self.batch_size, evaluated)
+            critic = Critic(self.policy, batch, self.rollout_buffer, self.batch_size, evaluated, ranks)
             critic_result = critic.fit(critic_settings(self))
-            explained_after = explained_variance(critic.values(), batch.returns)
+            explained_after = explained_variance(critic.values(), batch.returns, ranks.reducer)
             self.policy.set_training_mode(False)
+            if ranks.size > 1:
+                verify_update(self, step)
             self._conclude(UpdateInputs(batch, evaluated, result), critic_result, damping, explained_after)
         if not self.keep_update_start:
             self.last_update_start = None
@@ -479,7 +531,10 @@ class TRPO(sb3_contrib.TRPO):
         if self._resumption is not None and log_interval is not None:
             self._earlier_iterations, interval = self._n_updates - self._resumption.first_update, 1
         try:
-            super().learn(total_timesteps, with_observers(callback), interval, tb_log_name, reset_num_timesteps, progress_bar)
+            with on_this_rank(self):
+                observers = with_observers(callbacks_of(self._ranks.rank, callback))
+                bar = progress_bar and self._ranks.rank == 0
+                super().learn(total_timesteps, observers, interval, tb_log_name, reset_num_timesteps, bar)
         except BaseException as error:
             tell(self.failure_observers, error)
             raise
@@ -496,4 +551,5 @@ class TRPO(sb3_contrib.TRPO):
         one_learn = ["failure_observers", "between_updates", "stop_signal", "_resumption"]
         one_learn += ["_first_update", "_earlier_iterations", "_log_interval"]
         ours = [*updates, *one_learn, "_choice", "_recorder", "_env_guard", "_run_folder", "_diagnosis"]
+        ours += ["_ranks", "_common", "_episodes"]
         return [*super()._excluded_save_params(), *ours]

@@ -61,6 +61,7 @@ class UpdateStart:
     :param adapted_damping: lambda that earlier updates have left; None: none has
     :param adapted_damping_unit: unit of the KL that it belongs to
     :param updates_skipped: earlier updates whose policy step was skipped
+    :param n_ranks: processes whose rollouts it is made of; ``batch`` is this one's
     """
 
     n_updates: int
@@ -72,6 +73,7 @@ class UpdateStart:
     adapted_damping: float | None
     adapted_damping_unit: str | None
     updates_skipped: int
+    n_ranks: int = 1
 
     @classmethod
     def of(cls, model: TRPO, held: Held, streams: RandomStates, batch: RolloutBatch) -> UpdateStart:
@@ -94,4 +96,5 @@ class UpdateStart:
             adapted_damping=model._adapted_damping,
             adapted_damping_unit=model._adapted_damping_unit,
             updates_skipped=model._updates_skipped,
+            n_ranks=model._ranks.size,
         )

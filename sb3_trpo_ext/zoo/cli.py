@@ -12,13 +12,14 @@ from types import MappingProxyType
 from rl_zoo3 import exp_manager
 
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
-from sb3_trpo_ext.sb3.errors import CheckpointError
+from sb3_trpo_ext.sb3.errors import CheckpointError, RanksError
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv
 from sb3_trpo_ext.zoo import convert_config, preflight
 from sb3_trpo_ext.zoo.experiment import planned
 from sb3_trpo_ext.zoo.full_disk import DiskError
-from sb3_trpo_ext.zoo.plan import Plan, make_plan, own_flags
+from sb3_trpo_ext.zoo.plan import Plan, own_flags
+from sb3_trpo_ext.zoo.ranks import common_plan
 from sb3_trpo_ext.zoo.study import NO_FINISHED_TRIAL
 from sb3_trpo_ext.zoo.yaml_files import ConfigError
 
@@ -101,8 +102,8 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
             own_flags().print_help()
         else:
             try:
-                plan, arguments = make_plan(arguments)
-            except ValueError as error:
+                plan, arguments = common_plan(arguments)
+            except (ValueError, RanksError) as error:
                 return _fail(str(error))
         preflight.install(plan.parser)
     sys.argv = [f"python -m sb3_trpo_ext {name}", *SCRIPTS[name].defaults, *_own_config(name, arguments), *arguments]

@@ -13,12 +13,17 @@ from pprint import pprint
 from typing import Any
 
 import rl_zoo3.train
+from rl_zoo3 import exp_manager
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext import TRPO, Checkpoints
+from sb3_trpo_ext.sb3.distributed import of_first_rank
+from sb3_trpo_ext.sb3.launched import place
+from sb3_trpo_ext.sb3.rank_training import callbacks_of
 from sb3_trpo_ext.zoo.full_disk import disk_errors
 from sb3_trpo_ext.zoo.plan import Plan
 
@@ -54,6 +59,11 @@ class Experiment(ExperimentManager):
             self.continue_training = True
             self.save_path = str(plan.run)
             self.params_path = f"{self.save_path}/{self.env_name}"
+        self.seed = of_first_rank(self.seed)
+        if place()[0] > 0:
+            # Evaluation, the Zoo's own checkpoints, prints and the progress bar are rank 0's.
+            self.eval_freq = self.save_freq = -1
+            self.verbose, self.show_progress = 0, False
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
@@ -70,7 +80,10 @@ class Experiment(ExperimentManager):
     def create_log_folder(self) -> None:
         """Make a folder that is this run's alone; or have the Monitor files of one that goes on appended to."""
         if self.plan.run is None:
-            self._take_number()
+            if place()[0] == 0:
+                self._take_number()
+            self.save_path = of_first_rank(self.save_path)
+            self.params_path = f"{self.save_path}/{self.env_name}"
         super().create_log_folder()
         if self.plan.run is not None:
             self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
@@ -85,14 +98,41 @@ class Experiment(ExperimentManager):
             except FileExistsError:
                 number = get_latest_run_id(self.log_path, self.env_name) + 1
                 self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
-                self.params_path = f"{self.save_path}/{self.env_name}"
 
     def create_callbacks(self) -> None:
-        """Add checkpoints, unless the YAML has its own."""
+        """Add checkpoints, unless the YAML has its own; on ranks behind the first there is hardly anybody to call back."""
+        rank, size = place()
+        if size > 1:
+            # Counted in steps of all ranks.
+            self.eval_freq = max(self.eval_freq // size, 1) if self.eval_freq > 0 else self.eval_freq
+            self.save_freq = max(self.save_freq // size, 1) if self.save_freq > 0 else self.save_freq
         super().create_callbacks()
+        if rank > 0:
+            self.callbacks = callbacks_of(rank, self.callbacks)
+            return
         wanted = self.algo == "trpo" and self.plan.every_updates > 0 and not self.optimize_hyperparameters
         if wanted and not any(isinstance(callback, Checkpoints) for callback in self.callbacks):
             self.callbacks.append(Checkpoints(every_updates=self.plan.every_updates))
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """
+        Make environments; those of different ranks write different Monitor files.
+
+        :param n_envs: how many
+        :param eval_env: whether they are for evaluation
+        :param no_log: whether there shall be no Monitor files
+        :return: the environments
+        """
+        first = 0 if eval_env else place()[0] * n_envs
+        vars(exp_manager).update(make_vec_env=partial(make_vec_env, start_index=first))
+        try:
+            return super().create_envs(n_envs, eval_env, no_log)
+        finally:
+            vars(exp_manager).update(make_vec_env=make_vec_env)
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        if place()[0] == 0:
+            super()._save_config(saved_hyperparams)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         if self.plan.run is None:
@@ -122,10 +162,12 @@ class Experiment(ExperimentManager):
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """
-        Save the model, or say what is left of the run.
+        Save the model, once; or say what is left of the run.
 
         :param model: the model
         :raises DiskError: if the disk takes no more
         """
+        if place()[0] > 0:
+            return
         with disk_errors(Path(self.save_path)):
             super().save_trained_model(model)

@@ -1,12 +1,16 @@
 """Whether a batch is from this policy: fresh, stale, stale in one environment of eight, or impossible to tell."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
 
 from sb3_trpo_ext.core.distributions import DiagonalGaussian
 from sb3_trpo_ext.core.objective import OnPolicyCheck, check_on_policy, likelihood_divergence
-from sb3_trpo_ext.core.reduce import WeightedMean, chunked
+from sb3_trpo_ext.core.reduce import Reducer, WeightedMean, chunked
 from sb3_trpo_ext.core.status import OnPolicyStatus
 
 N_ENVS, N_STEPS, MAX_KL = 8, 128, 0.01
@@ -154,3 +158,40 @@ def test_the_cell_of_a_nan_is_named() -> None:
     evidence = column(0.0)
     evidence[8 * 10 + 5] = torch.nan
     assert check(evidence).worst_cell == 5
+
+
+class Threads:
+    """A collective between two threads."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=10.0)
+        self.held: dict[int, Tensor] = {}
+
+    def of(self, rank: int) -> Reducer:
+        def reduce(partial: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
+            self.held[rank] = partial
+            self.barrier.wait()
+            both = torch.stack([self.held[0], self.held[1]])
+            self.barrier.wait()
+            return both.sum(dim=0) if op == "sum" else both.amax(dim=0)
+
+        return reduce
+
+
+@pytest.mark.parametrize("bad", [torch.nan, MAX_KL])
+@pytest.mark.parametrize("on", [0, 1])
+def test_a_stale_cell_of_one_process_is_the_verdict_of_both(on: int, bad: float) -> None:
+    collective = Threads()
+    evidence = [column(0.0), column(0.0)]
+    evidence[on][CELLS == 5] = bad
+
+    def of(rank: int) -> OnPolicyCheck:
+        mean = WeightedMean(torch.ones(N, dtype=torch.float64), chunked(N, 100), collective.of(rank))
+        return check_on_policy(evidence[rank], column(0.0), CELLS, mean, MAX_KL)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(of, (0, 1)))
+    assert [result.status for result in found] == [OnPolicyStatus.STALE] * 2
+    if bad == MAX_KL:
+        assert found[0].worst == found[1].worst == pytest.approx(MAX_KL)
+        assert [result.worst_cell for result in found] == [5 if rank == on else None for rank in (0, 1)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sb3_trpo_ext.core.fisher import Curvature, FisherOperator, Rung, RungChoice
 from sb3_trpo_ext.core.objective import Surrogate
-from sb3_trpo_ext.core.reduce import Rows, WeightedMean, chunked
+from sb3_trpo_ext.core.reduce import Rows, WeightedMean, chunked, everywhere, single_process
 from tests.core.problems import FAMILIES, make_case, with_surrogate
 
 N = 23
@@ -140,3 +140,14 @@ def test_gradient_fisher_product_and_evaluation_over_two_processes(family: str) 
     together = over_two_processes((slice(0, 11), slice(11, 48)), weights, compute)
     for one, two in zip(alone, together, strict=True):
         torch.testing.assert_close(two, one, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("second", [True, False])
+def test_a_decision_holds_if_it_does_on_every_process(first: bool, second: bool) -> None:
+    def compute(mean: WeightedMean) -> bool:
+        return everywhere(second if mean.chunks[0] == slice(11, 48) else first, mean.reducer)
+
+    weights = torch.ones(48, dtype=torch.float64)
+    assert over_two_processes((slice(0, 11), slice(11, 48)), weights, compute) is (first and second)
+    assert everywhere(first, single_process) is first

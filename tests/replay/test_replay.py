@@ -287,3 +287,11 @@ def test_it_is_a_command_of_the_package(
     assert command_line() == 0
     assert "replay" in capsys.readouterr().out.split("usage")[1]
     assert json.loads(on_disk.read_text())["reasons"] == ["low_explained_variance"]
+
+
+def test_a_dump_of_one_of_several_ranks_is_refused() -> None:
+    dump, _ = dumped(make_model())
+    recompute(dump)
+    dump.header["n_ranks"] = 2
+    with pytest.raises(DumpError, match="rank 0's share of an update of 2 ranks"):
+        recompute(dump)
