@@ -103,7 +103,7 @@ def test_a_search_is_refused_before_the_ranks_meet(
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     assert run(["train", "--env", "CartPole-v1", "-optimize"]) == 2
-    assert "a search is not spread by torchrun" in capsys.readouterr().err
+    assert "torchrun spreads no search" in capsys.readouterr().err
 
 
 @pytest.mark.slow
