@@ -2,7 +2,8 @@
 Peak memory and time of whole updates by batch size, of ours and sb3-contrib's; and of large networks.
 
 Each row is an update in a process of its own (``benchmarks/large.py`` says how it is measured), rows of one size in turn. What
-is in the CSV is not measured again: an interrupted run goes on. The machine is noisy: compare times of neighbours only.
+is in the CSV is not measured again, unless ours has got another NUMERICS_VERSION: an interrupted run goes on. The machine is
+noisy: compare times of neighbours only.
 
     python scripts/benchmark_memory.py                        # results/memory.csv, the figure, and the tables on the screen
     python scripts/benchmark_memory.py --networks "mlp 64x64" --samples 2048 131072
@@ -37,10 +38,11 @@ WHAT = [field.name for field in fields(Update)]
 MEASURED = ["mib", "seconds", "status", "rung", "iterations", "kept", "trials", "chunks", "parameters"]
 SOURCE = ["numerics_version", "commit", "dirty", "python", "torch", "sb3", "sb3_contrib", "machine", "finished"]
 COLUMNS = [*WHAT, *MEASURED, *SOURCE]
-MLP_CHUNK, CNN_CHUNK = 4096, 64
+MLP_CHUNK, CNN_CHUNK = 4096, 512
 SIZES = {CNN: (512, 1024, 2048, 8192), MLP: (2048, 8192, 32768, 131072), LARGE_MLP: (1024,)}
 LIMIT = {CNN: 2048}
-"""sb3-contrib's graph of 8,192 frames would take about 10 GB: more than a shared machine has to spare."""
+"""sb3-contrib's graph of 8,192 frames would take about 10 GB: more than a shared machine has to spare. (Chunks of 512 would add
+what three smaller batches say.)"""
 
 Row = dict[str, str]
 
@@ -61,7 +63,7 @@ def plan(networks: Iterable[str], samples: Iterable[int], device: str) -> Iterat
             if n_samples <= LIMIT.get(network, n_samples):
                 yield replace(one, side=CONTRIB)
             yield one
-            if network != LARGE_MLP:
+            if network != LARGE_MLP and chunk <= n_samples <= LIMIT.get(network, n_samples):
                 yield replace(one, chunk=chunk)
         if network == MLP:
             largest = replace(one, chunk=chunk)
@@ -81,6 +83,16 @@ def read() -> list[Row]:
         return []
     with CSV.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def is_current(row: Row) -> bool:
+    """
+    Tell what counts from what is kept.
+
+    :param row: of the CSV
+    :return: whether it is sb3-contrib's, or of our present numerics
+    """
+    return row["side"] == CONTRIB or row["numerics_version"] == str(NUMERICS_VERSION)
 
 
 def add(row: Row) -> None:
@@ -215,13 +227,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     for update in () if args.report else plan(args.networks, args.samples, args.device):
         text = text_of(update)
-        if key_of(text) in {key_of(row) for row in read()}:
+        if key_of(text) in {key_of(row) for row in read() if is_current(row)}:
             continue
         row = measured_in_a_process(update)
         if row is not None:
             add(row)
             print(", ".join(row[name] for name in (*WHAT[:3], "chunk", "mib", "seconds", "rung")), flush=True)
-    rows = [row for row in read() if row["device"] == args.device]
+    rows = [row for row in read() if row["device"] == args.device and is_current(row)]
     draw(rows)
     print(table(rows))
     return 0
