@@ -41,8 +41,8 @@ COLUMNS = [*WHAT, *MEASURED, *SOURCE]
 MLP_CHUNK, CNN_CHUNK = 4096, 512
 SIZES = {CNN: (512, 1024, 2048, 8192), MLP: (2048, 8192, 32768, 131072), LARGE_MLP: (1024,)}
 LIMIT = {CNN: 2048}
-"""sb3-contrib's graph of 8,192 frames would take about 10 GB: more than a shared machine has to spare. (What chunks of 512 do is
-said by the smaller batches.)"""
+"""sb3-contrib's graph of 8,192 frames would take about 10 GB: more than a shared machine has to spare. (The smaller
+batches say what chunks of 512 do.)"""
 
 Row = dict[str, str]
 
