@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from evidence.figures import drawn, style_of
@@ -14,9 +12,9 @@ from evidence.store import write_whole
 from rich.console import Console
 
 from incident_suite.scenario import BEST_RETURN, CONTRIB, CURED, HEALTHY, OURS, RANDOM_RETURN, SIDES, TASK, Incident
+from incident_suite.store import Row
 from incident_suite.verdict import ENOUGH, FALL, LEAST, running_means
 
-Row = dict[str, Any]
 FRAGMENT = "incidents.md"
 LOOKS = style_of([OURS, CONTRIB, CURED, HEALTHY])
 COMMAND = "python scripts/incidents.py"
@@ -157,7 +155,7 @@ def _each(values: Iterable[str]) -> str:
 
 def _raised(incident: Incident, row: Row) -> list[tuple[int, str]]:
     """What was raised from the onset on, oldest first."""
-    pairs = [re.split("@", word) for word in row["alarms"].split()]
+    pairs = [word.split("@") for word in row["alarms"].split()]
     return [(int(update), code) for code, update in pairs if int(update) >= incident.onset]
 
 
