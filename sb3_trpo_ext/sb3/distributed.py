@@ -181,6 +181,12 @@ class Ranks:
         )
 
     def _call(self, collective: Callable[[], Any], n_bytes: int, calls: int = 1) -> None:
+        if self.group is None:
+            # torch.distributed would take None for the group of all processes, and wait there for ranks that never come.
+            raise RanksError(
+                f"TRPO: rank {self.rank} is no longer in a training: what is reduced over ranks can be had only while all of "
+                "them learn."
+            )
         begin = time.perf_counter()
         try:
             collective()

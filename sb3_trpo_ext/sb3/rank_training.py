@@ -8,7 +8,6 @@ everybody's, and after each update checksums of all that must be the same are co
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,25 +21,17 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.core.flat import Snapshot, flatten
 from sb3_trpo_ext.core.update import PolicyResult
-from sb3_trpo_ext.monitoring.describe import build
 from sb3_trpo_ext.monitoring.sigterm import GracefulStop
 from sb3_trpo_ext.sb3.adapter import map_tensors
 from sb3_trpo_ext.sb3.distributed import ALONE, join
-from sb3_trpo_ext.sb3.errors import RanksError
-from sb3_trpo_ext.sb3.launched import timeout_seconds
-from sb3_trpo_ext.sb3.rank_normalization import Moments, merged, moments_of, running_statistics, write_moments
-from sb3_trpo_ext.sb3.validation import LARGEST_SEED, SETTINGS
+from sb3_trpo_ext.sb3.rank_comparison import checksum, circumstances_of, refuse_unlike, settings_of
+from sb3_trpo_ext.sb3.rank_normalization import Moments, merged, moments_of, write_moments
+from sb3_trpo_ext.sb3.validation import LARGEST_SEED
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO
-
-OWN_SETTINGS = frozenset({"learning_rate", "policy_kwargs", "env", "device", "verbose", "tensorboard_log", "log_folder"})
-"""They may differ, or can't be compared: schedules and classes are objects (the learning rate's value is compared)."""
-
-COUNTS = ("num_timesteps", "_total_timesteps", "_n_updates", "_updates_skipped", "_adapted_damping", "_adapted_damping_unit")
 
 ULPS = 8.0
 """A rank's accepted parameters may be so far from rank 0's: another processor rounds in another way."""
@@ -73,7 +64,7 @@ def seed_of_rank(seed: int | None, rank: int, n_envs: int) -> int | None:
 
 def begin(model: TRPO, env: VecEnv) -> Common:
     """
-    Make rank 0's model everybody's, once the settings are found to be the same.
+    Make rank 0's model everybody's, once settings and counts are found to be the same.
 
     :param model: the model, its environments reset
     :param env: its environment
@@ -81,14 +72,12 @@ def begin(model: TRPO, env: VecEnv) -> Common:
     :raises RanksError: naming what differs
     """
     ranks = model._ranks
-    _refuse_unlike(ranks.gather(_circumstances(model, env)))
+    refuse_unlike(ranks.gather(circumstances_of(model, env)))
     ranks.overwrite([*model.policy.parameters(), *model.policy.buffers()])
-    kept = {name: getattr(model, name) for name in COUNTS}
     optimizer = map_tensors(lambda tensor: tensor.cpu(), model.policy.optimizer.state_dict())
-    optimizer, kept, moments = ranks.from_first((optimizer, kept, moments_of(env)))
+    optimizer, moments = ranks.from_first((optimizer, moments_of(env)))
     if ranks.rank > 0:
         model.policy.optimizer.load_state_dict(optimizer)
-        vars(model).update(kept)
         write_moments(env, moments)
     return Common(sum(ranks.gather(env.num_envs)), moments_of(env))
 
@@ -120,12 +109,12 @@ def collect(model: TRPO, env: VecEnv, own: Callable[[], bool]) -> bool:
     filled = False
     with ranks.together("a rollout"):
         filled = own()
-    settings = _settings(model)
-    mark = _checksum(repr(settings).encode())
+    settings = settings_of(model)
+    mark = checksum(repr(settings).encode())
     shares = ranks.gather((mark, filled, model.num_timesteps, model._episodes, moments_of(env)))
     if any(theirs != mark for theirs, *_ in shares):
         # Before the update: other settings are other decisions, and ranks that wait for one another in vain.
-        _refuse_unlike(ranks.gather(settings))
+        refuse_unlike(ranks.gather(settings))
     _show_all_episodes(model, earlier, [episodes for *_, episodes, _ in shares])
     moments = merged(model._common.moments, [theirs for *_, theirs in shares])
     write_moments(env, moments)
@@ -151,32 +140,7 @@ def agree_on_step(model: TRPO, result: PolicyResult, parameters: Iterable[Tensor
     same = bool((own[0] - theirs).abs().max() <= rounding)
     trials = () if result.search is None else [trial.status.value for trial in result.search.trials]
     # A step that is not rank 0's differs from whatever the others say.
-    return _checksum(repr((result.status.value, *trials)).encode()) if same else model._ranks.rank
-
-
-def verify_update(model: TRPO, step: int) -> None:
-    """
-    Compare what must be the same on all ranks after an update.
-
-    :param model: the model
-    :param step: of ``agree_on_step``
-    :raises RanksError: naming what differs
-    """
-    policy, env = model.policy, model.env
-    learning_rates = [group["lr"] for group in policy.optimizer.param_groups]
-    # Statistics of batch norm in the critic are of each rank's own samples.
-    model._ranks.overwrite(list(policy.buffers()))
-    moments = [] if env is None else running_statistics(env)
-    model._ranks.verify(
-        {
-            "the policy step": step,
-            "the policy": _of_tensors(policy.parameters()),
-            "the optimiser's state": _of_tensors(_tensors_in(policy.optimizer.state_dict())),
-            "VecNormalize's statistics": _checksum(b"".join(np.asarray(each.mean).tobytes() for each in moments)),
-            "the learning rate": _checksum(repr(learning_rates).encode()),
-            "counts of steps": _checksum(repr((model.num_timesteps, model._total_timesteps)).encode()),
-        }
-    )
+    return checksum(repr((result.status.value, *trials)).encode()) if same else model._ranks.rank
 
 
 @contextmanager
@@ -214,9 +178,10 @@ def callbacks_of(rank: int, callback: Any) -> Any:
     """
     if rank == 0:
         return callback
-    given = callback if isinstance(callback, list) else [callback]
-    flat = [part for each in given for part in (getattr(each, "callbacks", None) or [each])]
-    return [each for each in flat if isinstance(each, BaseCallback) and getattr(each, "every_rank", False)]
+    if isinstance(callback, BaseCallback) and getattr(callback, "every_rank", False):
+        return [callback]
+    parts = callback if isinstance(callback, list) else getattr(callback, "callbacks", [])
+    return [each for part in parts for each in callbacks_of(rank, part)]
 
 
 def of_episode(info: dict[str, Any]) -> dict[str, Any]:
@@ -238,53 +203,3 @@ def _show_all_episodes(model: TRPO, earlier: tuple[list[Any], list[Any]], found:
         buffer.extend(before)
     infos = [info for _, info in sorted((each for episodes in found for each in episodes), key=lambda each: each[0])]
     sb3_contrib.TRPO._update_info_buffer(model, infos, np.ones(len(infos), dtype=bool))
-
-
-def _settings(model: TRPO) -> dict[str, Any]:
-    """What decides about an update, beside the batch; the damping is learnt, and decides as well."""
-    names = [name for name in SETTINGS if name not in OWN_SETTINGS and hasattr(model, name)]
-    return {name: repr(getattr(model, name)) for name in (*names, "_adapted_damping")}
-
-
-def _circumstances(model: TRPO, env: VecEnv) -> dict[str, Any]:
-    """What must be the same; ``build`` among it: other versions, vector units or thread counts round otherwise."""
-    shapes = [(name, tuple(part.shape), str(part.dtype)) for name, part in model.policy.named_parameters()]
-    counts = {name: getattr(model, name) for name in COUNTS}
-    versions = {name: value for name, value in build().items() if name != "processor"}
-    layers = {"the policy's parameters": shapes, "VecNormalize's layers": len(running_statistics(env))}
-    return {
-        **_settings(model),
-        **versions,
-        "NUMERICS_VERSION": NUMERICS_VERSION,
-        **counts,
-        **layers,
-        "time-out": timeout_seconds(),
-    }
-
-
-def _refuse_unlike(found: list[dict[str, Any]]) -> None:
-    for name, value in found[0].items():
-        for rank, theirs in enumerate(found):
-            if theirs.get(name) != value:
-                raise RanksError(
-                    f"TRPO: the ranks don't train the same: {name} is {value!r} on rank 0 and {theirs.get(name)!r} on rank "
-                    f"{rank}. Start all with the same script, arguments, packages, processors and OMP_NUM_THREADS."
-                )
-
-
-def _tensors_in(tree: Any) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
-    return [tensor for part in parts for tensor in _tensors_in(part)]
-
-
-def _of_tensors(tensors: Iterable[Tensor]) -> int:
-    total = 0
-    for tensor in tensors:
-        total = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
-    return total
-
-
-def _checksum(content: bytes) -> int:
-    return zlib.crc32(content)

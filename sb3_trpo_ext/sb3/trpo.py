@@ -69,6 +69,7 @@ from sb3_trpo_ext.sb3.preconditions import (
     refuse_overridden_product,
 )
 from sb3_trpo_ext.sb3.problems import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
+from sb3_trpo_ext.sb3.rank_comparison import verify_update
 from sb3_trpo_ext.sb3.rank_training import (
     Common,
     agree_on_step,
@@ -77,7 +78,6 @@ from sb3_trpo_ext.sb3.rank_training import (
     of_episode,
     on_this_rank,
     seed_of_rank,
-    verify_update,
 )
 from sb3_trpo_ext.sb3.rollout import collect_rollout, settle_collected, why_sb3_loop
 from sb3_trpo_ext.sb3.run_log import RunLog

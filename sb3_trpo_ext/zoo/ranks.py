@@ -28,9 +28,7 @@ def common_plan(arguments: list[str]) -> tuple[Plan, list[str]]:
     if size == 1:
         return make_plan(arguments)
     if SEARCH_FLAGS & set(arguments):
-        raise ValueError(
-            "torchrun spreads no search: start as many processes with one --storage (docs/many_machines.md)"
-        )
+        raise ValueError("torchrun spreads no search: start as many processes with one --storage (docs/many_machines.md)")
     if rank > 0:
         os.environ["WANDB_MODE"] = "disabled"
         sys.stdout = open(os.devnull, "w", encoding="utf-8")

@@ -13,7 +13,9 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.core.flat import flatten
+from sb3_trpo_ext.sb3 import rank_training
 from sb3_trpo_ext.sb3.launched import place
+from sb3_trpo_ext.sb3.rank_normalization import write_moments
 from tests.sb3.rank_work import Meet
 from tests.sb3.spaces import make_env, make_model
 
@@ -147,6 +149,21 @@ def bad_data(on: int, **settings: Any) -> dict[str, Any]:
     return trained(seen={"at": N_STEPS + 5, "do": _nan} if place()[0] == on else None, **settings)
 
 
+def other_statistics() -> dict[str, Any]:
+    """A variance that faulty memory has changed on rank 1."""
+
+    def write(env: Any, moments: Any) -> None:
+        write_moments(env, moments)
+        if place()[0] == 1:
+            env.obs_rms.var = env.obs_rms.var * 1.001
+
+    vars(rank_training).update(write_moments=write)
+    try:
+        return trained()
+    finally:
+        vars(rank_training).update(write_moments=write_moments)
+
+
 def hang() -> dict[str, Any]:
     os.environ["TRPO_RANK_TIMEOUT"] = "2"
     try:
@@ -209,6 +226,7 @@ SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
     "another critic": lambda: trained(callback=[OnEveryRank(1, 2, _move_critic)]),
     "another actor": lambda: trained(callback=[OnEveryRank(1, 2, _move_actor)]),
     "another optimiser": lambda: trained(callback=[OnEveryRank(1, 2, _move_moments)]),
+    "other statistics": other_statistics,
     "hang": hang,
 }
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from sb3_trpo_ext import RanksError
 from sb3_trpo_ext.core.reduce import single_process
-from sb3_trpo_ext.sb3.distributed import ALONE, join, of_first_rank
+from sb3_trpo_ext.sb3.distributed import ALONE, Ranks, join, of_first_rank
 from sb3_trpo_ext.sb3.launched import LAUNCHED, TIMEOUT, backend, of_this_start, place, timeout_seconds
 from sb3_trpo_ext.sb3.rank_training import callbacks_of, seed_of_rank
 from tests.sb3.spaces import make_model
@@ -40,6 +40,13 @@ def test_alone_nothing_is_begun_counted_or_copied() -> None:
     ALONE.leave()
     assert (ALONE.traffic.collectives, ALONE.traffic.bytes) == (0, 0)
     assert not dist.is_initialized()
+
+
+def test_what_is_reduced_over_ranks_cannot_be_had_when_they_have_left() -> None:
+    left = Ranks(rank=1, size=2)
+    for collective in (lambda: left.reduce(torch.ones(1)), lambda: left.gather("thing"), lambda: left.from_first("thing")):
+        with pytest.raises(RanksError, match="rank 1 is no longer in a training"):
+            collective()
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "soon", ""])
@@ -97,7 +104,7 @@ class Everywhere(Plain):
 
 def test_callbacks_are_rank_0s_unless_they_say_otherwise() -> None:
     plain, everywhere = Plain(), Everywhere()
-    given: list[Any] = [plain, CallbackList([everywhere, plain]), lambda *_: True]
+    given: list[Any] = [plain, CallbackList([CallbackList([everywhere]), plain]), lambda *_: True]
     assert callbacks_of(0, given) is given
     assert callbacks_of(1, given) == [everywhere]
     assert callbacks_of(1, everywhere) == [everywhere]

@@ -15,6 +15,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("box", {"kl_reduction": "joint", "fisher_chunk_size": 7}),
     ("discrete", {"policy_kwargs": {"share_features_extractor": False}, "cg_max_steps": 40}),
 ]
+ROUNDED: list[tuple[str, dict[str, Any]]] = [
+    *((kind, {"cg_precision": "mixed"}) for kind in KINDS),
+    ("box", {"cg_precision": "float32"}),
+    ("box", {"cg_preconditioner": "kfac"}),
+]
+"""Float32 products round otherwise in other chunks, and scores are drawn for each rank's own samples."""
+
 CRITICS: list[tuple[str, dict[str, Any]]] = [
     ("box", {}),  # in closed form
     ("sde", {"policy_kwargs": {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {"momentum": 0.9}}}),
@@ -55,6 +62,15 @@ def test_the_policy_step_is_that_of_one_process(size: int) -> None:
                 assert gap(first["solve"][name], value) <= 1e-10, (CASES[case], name)
             one_ulp = torch.nextafter(expected["after"].abs(), torch.tensor(torch.inf)) - expected["after"].abs()
             assert bool(((first["after"] - expected["after"]).abs() <= one_ulp).all())
+
+
+def test_where_products_are_rounded_verdicts_are_those_of_one_process_and_ranks_the_same() -> None:
+    every = on_ranks(2, policy_steps, [shares(2, equal=False)], ROUNDED)
+    for case, expected in enumerate(whole_steps(ROUNDED)):
+        (first,), (second,) = (found[case] for found in every)
+        assert first["decisions"] == second["decisions"] == expected["decisions"]
+        assert torch.equal(first["after"], second["after"])
+        assert gap(first["solve"]["direction"], expected["solve"]["direction"]) <= 2e-3, ROUNDED[case]
 
 
 def test_the_critic_is_that_of_one_process_with_full_batches_and_the_same_on_all_ranks() -> None:

@@ -115,6 +115,7 @@ def test_a_callback_that_stops_one_rank_stops_all(found: list[dict[str, Any]]) -
         ("another setting later", "target_kl is '0.01' on rank 0 and '0.02' on rank 1", 1),
         ("another critic", "the policy \\(rank 1\\)", 1),
         ("another actor", "the policy step \\(rank 1\\)", 1),
+        ("other statistics", "VecNormalize's statistics \\(rank 1\\)", 0),
         ("another optimiser", "the optimiser's state \\(rank 1\\)", 1),
     ],
 )
