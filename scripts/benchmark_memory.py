@@ -27,9 +27,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from benchmarks.large import CNN, CONTRIB, LARGE_MLP, MLP, OURS, Update, measure
-from evidence.figures import drawn, thousands
+from evidence.figures import drawn
 from evidence.provenance import REPO, provenance
 from evidence.store import write_whole
+from matplotlib.ticker import LogLocator
 
 from sb3_trpo_ext.core import NUMERICS_VERSION
 
@@ -41,7 +42,7 @@ COLUMNS = [*WHAT, *MEASURED, *SOURCE]
 MLP_CHUNK, CNN_CHUNK = 4096, 512
 SIZES = {CNN: (512, 1024, 2048, 8192), MLP: (2048, 8192, 32768, 131072), LARGE_MLP: (1024,)}
 LIMIT = {CNN: 2048}
-"""sb3-contrib's graph of 8,192 frames would take about 10 GB: more than a shared machine has to spare. (The smaller
+"""sb3-contrib's graph of 8,192 frames would take about 8 GiB: more than a shared machine has to spare. (The smaller
 batches say what chunks of 512 do.)"""
 
 Row = dict[str, str]
@@ -183,9 +184,13 @@ def draw(rows: list[Row]) -> None:
                     lines.setdefault(label_of(row), []).append((int(row["samples"]), float(row["mib"])))
             for label in sorted(lines, reverse=True):
                 axis.plot(*zip(*sorted(lines[label]), strict=True), marker="o", label=label)
+            sizes = SIZES[network]
             axis.set(xscale="log", yscale="log", xlabel="samples in the batch", title=network)
+            axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:,.0f}")
+            axis.minorticks_off()
             axis.legend(frameon=False, fontsize=8)
-            thousands(axis)
         axes[0].set_ylabel("peak memory of one update, MiB")
 
 
