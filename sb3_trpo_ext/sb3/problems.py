@@ -25,6 +25,9 @@ MEMORY_LIMIT = 2**27
 """Bytes that the graphs of Fisher products may hold; larger batches are cut into chunks, whose graphs are made again for each.
 Larger graphs are in no cache: chunks are then faster than what is kept, too (``scripts/compare_chunks.py``)."""
 
+GPU_MEMORY_LIMIT = 2**30
+"""The same where the policy step is not on the CPU. (Chosen, not measured: no GPU has been at hand.)"""
+
 GRAPHS_PER_PRODUCT = 12
 """Float32 activations that kept products hold for each that the policy's own graph does: float64 and float32 at once, up to
 four passes in all (measured on a double vjp: 8 and 4)."""
@@ -166,8 +169,9 @@ def evaluate_batch(
 def _chunks(function: PolicyFunction, n_samples: int, size: int | None) -> tuple[slice, ...]:
     """As many samples in each as the caller or the memory bound says."""
     if size is None:
-        kept = bytes_per_sample(function.own_forward, tuple(function.policy.parameters()), n_samples, MEMORY_LIMIT)
-        size = MEMORY_LIMIT // (GRAPHS_PER_PRODUCT * kept)
+        limit = MEMORY_LIMIT if function.device.type == "cpu" else GPU_MEMORY_LIMIT
+        kept = bytes_per_sample(function.own_forward, tuple(function.policy.parameters()), n_samples, limit)
+        size = limit // (GRAPHS_PER_PRODUCT * kept)
         # Smaller chunks are cheaper than recomputation, as long as there are any.
         function.recomputes = size == 0
         size = max(1, size)

@@ -3,7 +3,7 @@ Activation recomputation (Chen et al., "Training deep nets with sublinear memory
 is too much, only the activations between segments of a stack of modules are kept, and the others made again on the way back.
 
 It serves the reverse pass only, which keeps a graph: Jᵀu of a gradient and of a forward + reverse product. (A double vjp or a
-double backward makes all of them again at once, and saves nothing: measured in docs/large.md.)
+double backward makes all of them again at once, and saves little where chunks are large: measured in docs/large.md.)
 """
 
 from __future__ import annotations

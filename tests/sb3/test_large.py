@@ -374,7 +374,7 @@ def test_products_of_8192_frames_on_a_gpu() -> None:
         pytest.skip("no CUDA device")
     torch.cuda.reset_peak_memory_stats()
     fast, exact = products_of_frames(8192, torch.device("cuda"))
-    assert torch.cuda.max_memory_allocated() < 2 * problems.MEMORY_LIMIT + 8192 * 4 * 84 * 84
+    assert torch.cuda.max_memory_allocated() < 2 * problems.GPU_MEMORY_LIMIT + 8192 * 4 * 84 * 84
     assert float((fast - exact).norm()) < 1e-3 * float(exact.norm())
 
 
