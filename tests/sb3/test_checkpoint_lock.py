@@ -82,5 +82,10 @@ def test_nothing_is_locked_where_nothing_can_be(tmp_path: Path, monkeypatch: pyt
         (tmp_path / "checkpoints").touch()
     else:
         monkeypatch.setattr(checkpoint_lock.fcntl, "flock", lambda *_: os.open("/proc/nothing", os.O_RDONLY))
-    claim(tmp_path / "checkpoints")
-    release(tmp_path / "checkpoints")
+    folder = (tmp_path / "checkpoints").absolute()
+    claim(folder)
+    assert folder not in checkpoint_lock._held, "nobody is told that it is locked"
+    release(folder)
+    monkeypatch.undo()
+    if why != "a file":
+        assert free(folder)
