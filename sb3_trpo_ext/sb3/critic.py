@@ -127,12 +127,13 @@ class Critic:
         if not in_parts:
             self.part_size = max(1, self.batch_size)
         regression = None if in_parts else value_regression(self.policy, self.parameters, self.batch, self.batch_size)
+        sizes = sizes_of_minibatches(len(self.batch), self.batch_size, self.ranks)
 
         def minibatches() -> Iterator[Tensor]:
             self._values = None
             if self.ranks.size > 1:
                 own = map(self._differentiated, self._minibatches()) if regression is None else regression.epoch(self._order())
-                return averaged(own, self.parameters, len(self.batch), self.batch_size, self.ranks)
+                return averaged(own, sizes, self.parameters, self.ranks)
             if regression is not None:
                 return regression.epoch(self._order())
             return map(self._differentiated, self._minibatches()) if in_parts else self._minibatch_losses()
@@ -224,24 +225,33 @@ class Critic:
         return torch.as_tensor(np.random.permutation(len(self.batch)), device=self.batch.returns.device)  # noqa: NPY002
 
 
-def averaged(
-    losses: Iterator[Tensor], parameters: Sequence[Tensor], n_samples: int, batch_size: int, ranks: Ranks
-) -> Iterator[Tensor]:
+def sizes_of_minibatches(n_samples: int, batch_size: int, ranks: Ranks) -> list[int]:
     """
-    Average each minibatch over ranks, every sample counting once: losses and gradients in one reduction.
+    Count the samples that this rank has for each minibatch of an epoch.
 
     A rank with fewer samples than another, some having been dropped, gives nothing to the minibatches that it does not have.
 
-    :param losses: of this rank's minibatches; with each its gradient stands in the parameters' ``grad``
-    :param parameters: the critic's
     :param n_samples: of this rank
     :param batch_size: of this rank's minibatches
     :param ranks: the processes
-    :yields: the loss of each minibatch of all ranks, its gradient in ``grad``
+    :return: as many on each rank
     """
     sizes = [rows.stop - rows.start for rows in chunked(n_samples, batch_size)]
     most = int(ranks.reduce(torch.tensor(float(len(sizes)), dtype=torch.float64), "max"))
-    for size in sizes + [0] * (most - len(sizes)):
+    return sizes + [0] * (most - len(sizes))
+
+
+def averaged(losses: Iterator[Tensor], sizes: Sequence[int], parameters: Sequence[Tensor], ranks: Ranks) -> Iterator[Tensor]:
+    """
+    Average each minibatch over ranks, every sample counting once: losses and gradients in one reduction.
+
+    :param losses: of this rank's minibatches; with each its gradient stands in the parameters' ``grad``
+    :param sizes: of this rank's minibatches, as many on each rank; 0: it has no samples for that one
+    :param parameters: the critic's
+    :param ranks: the processes
+    :yields: the loss of each minibatch of all ranks, its gradient in ``grad``
+    """
+    for size in sizes:
         loss = next(losses) if size > 0 else parameters[0].new_zeros(())
         gradients = [
             parameter.grad if size > 0 and parameter.grad is not None else torch.zeros_like(parameter)
