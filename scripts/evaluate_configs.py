@@ -5,6 +5,7 @@ Train and evaluate: tasks × seeds × implementations, each finished run kept in
     python scripts/evaluate_configs.py --implementations contrib-zoo --tasks HalfCheetah-v5 Hopper-v5 --seeds 0 1 2 3 4
 
 ours          our TRPO with zoo_configs/trpo.yml (or --config), changed by --set
+ours-plain-cg the same, but its CG re-orthogonalises nothing
 contrib-ours  sb3-contrib's TRPO with the same settings, converted to its units (convert-config)
 contrib-zoo   sb3-contrib's TRPO with the RL Zoo's settings; its MuJoCo entries (-v4) are copied to -v5
 ppo-zoo       SB3's PPO with the RL Zoo's settings, likewise copied
@@ -25,12 +26,14 @@ from evidence.configurations import BadInput, make_run, parse_overrides
 from evidence.display import ProgressDisplay
 from evidence.provenance import REPO
 from evidence.runner import Runner
-from evidence.runs import IMPLEMENTATIONS, RANDOM, Run
+from evidence.runs import IMPLEMENTATIONS, OURS, PLAIN_CG, RANDOM, Run
 from evidence.store import Store
 from rich.console import Console
 
 RESULTS = REPO / "results"
 WORK = REPO / ".cache" / "evidence"
+OUR_SETTINGS = (OURS, PLAIN_CG, "contrib-ours")
+"""Implementations that read our YAML."""
 
 
 def add_machinery(parser: argparse.ArgumentParser) -> None:
@@ -89,8 +92,8 @@ def plan(args: argparse.Namespace, console: Console) -> list[Run]:
     """
     check_numbers(args)
     overrides = parse_overrides(args.overrides)
-    if (overrides or args.config) and not {"ours", "contrib-ours"} & set(args.implementations):
-        raise BadInput("--set and --config change our settings: add ours or contrib-ours to --implementations")
+    if (overrides or args.config) and not set(OUR_SETTINGS) & set(args.implementations):
+        raise BadInput(f"--set and --config change our settings: add {' or '.join(OUR_SETTINGS)} to --implementations")
     runs: dict[str, Run] = {}
     for task in args.tasks:
         add(runs, random_run(task))

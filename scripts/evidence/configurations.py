@@ -142,7 +142,8 @@ def make_run(
     """
     Make a run with complete settings.
 
-    :param implementation: "ours"; "contrib-ours": sb3-contrib with our settings, converted; "contrib-zoo", "ppo-zoo"
+    :param implementation: "ours", "ours-plain-cg"; "contrib-ours": sb3-contrib with our settings, converted; "contrib-zoo",
+        "ppo-zoo"
     :param task: environment id
     :param seed: random seed
     :param steps: environment steps

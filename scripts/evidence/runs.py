@@ -7,7 +7,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-IMPLEMENTATIONS = ("ours", "contrib-zoo", "contrib-ours", "ppo-zoo")
+OURS, PLAIN_CG = "ours", "ours-plain-cg"
+"""The second: ours, but CG keeps no residual and so re-orthogonalises nothing, for ablations."""
+IMPLEMENTATIONS = (OURS, "contrib-zoo", "contrib-ours", "ppo-zoo", PLAIN_CG)
 REFERENCE = "contrib-zoo"
 RANDOM = "random"
 

@@ -19,7 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from evidence.runs import CURVE_EPISODES, FINAL_EPISODES, RANDOM_EPISODES, Run, curve_steps
+from evidence.runs import CURVE_EPISODES, FINAL_EPISODES, OURS, PLAIN_CG, RANDOM_EPISODES, Run, curve_steps
 
 # Start states are the same at each point of a curve, in each implementation, and new in the final evaluation.
 CURVE_SEED, FINAL_SEED = 1_000_000, 2_000_000
@@ -176,7 +176,22 @@ def expected_module(run: Run) -> str:
     :param run: a run
     :return: top-level module
     """
-    return {"ours": "sb3_trpo_ext", "ppo-zoo": "stable_baselines3"}.get(run.implementation, "sb3_contrib")
+    known = {OURS: "sb3_trpo_ext", PLAIN_CG: "sb3_trpo_ext", "ppo-zoo": "stable_baselines3"}
+    return known.get(run.implementation, "sb3_contrib")
+
+
+def use_ours(plain_cg: bool) -> None:
+    """
+    Put ours in the place of sb3-contrib's, in this process only.
+
+    :param plain_cg: whether its CG is to keep no residual: the recurrence of the textbook
+    """
+    from sb3_trpo_ext.sb3 import settings
+    from sb3_trpo_ext.zoo.cli import use_fast_wrappers
+
+    use_fast_wrappers()
+    if plain_cg:
+        settings.RESIDUALS_MEMORY = 0
 
 
 def train(run: Run, folder: Path, progress: Progress) -> tuple[Row, list[Row]]:
@@ -189,11 +204,8 @@ def train(run: Run, folder: Path, progress: Progress) -> tuple[Row, list[Row]]:
     :return: columns of ``runs.csv`` and rows of ``curves.csv``
     :raises RuntimeError: if another class than asked for would train, or training ended early
     """
-    if run.implementation == "ours":
-        # In this process only: the first import puts our TRPO in the place of sb3-contrib's.
-        from sb3_trpo_ext.zoo.cli import use_fast_wrappers
-
-        use_fast_wrappers()
+    if run.implementation in (OURS, PLAIN_CG):
+        use_ours(run.implementation == PLAIN_CG)
     manager = make_manager(run, folder)
     trainer = ALGOS[manager.algo].__module__.partition(".")[0]
     if trainer != expected_module(run):

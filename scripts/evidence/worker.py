@@ -34,7 +34,7 @@ def check_version(run: Run) -> None:
     :param run: what is asked for
     :raises RuntimeError: if the code has changed since the runner was started
     """
-    if run.implementation != "ours":
+    if run.numerics_version is None:  # not ours
         return
     from sb3_trpo_ext.core import NUMERICS_VERSION
 
