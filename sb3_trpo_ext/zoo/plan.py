@@ -164,5 +164,6 @@ def _say(run: Path, found: Checkpoint, known: argparse.Namespace) -> Resumed | N
     if str(total).isdecimal() and steps >= int(total):
         print(f"--resume: {run} has done all of its steps ({steps} of {total}): nothing is trained; a larger -n goes on")
     else:
-        print(f"--resume: {run} goes on behind update {found.n_updates} ({steps} of {total} steps), with {which}")
+        goal = f"{steps} of {total} steps" if str(total).isdecimal() else f"{steps} steps"  # -n -1: what the settings say
+        print(f"--resume: {run} goes on behind update {found.n_updates} ({goal}), with {which}")
     return resumed

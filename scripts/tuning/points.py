@@ -62,8 +62,9 @@ def starting_points(task: str, entry: Entry) -> dict[str, Params]:
     """
     List the points that a study begins with.
 
-    Published settings differ most in the first log std, the horizon and normalisation, beside the KL itself: variants of the
-    current entry cover them.
+    Published settings differ most in the first log std, the horizon and normalisation, beside the KL itself; variants of the
+    current entry cover them, and what else may matter, one at a time: in so many dimensions, points drawn at random would
+    mostly be bad.
 
     :param task: environment id
     :param entry: the current entry of this task
@@ -78,6 +79,13 @@ def starting_points(task: str, entry: Entry) -> dict[str, Params]:
         "current, half the KL": {**current, "target_kl": current["target_kl"] / 2},
         "current, ReLU": {**current, "activation_fn": "relu"},
         "current, long horizon": {**current, "one_minus_gamma": min(current["one_minus_gamma"], 0.002)},
+        "current, a tenth of the damping": {**current, "cg_damping": current["cg_damping"] / 10},
+        "current, K-FAC": {**current, "cg_preconditioner": "kfac"},
+        "current, half the rollout": {**current, "rollout_pow": current["rollout_pow"] - 1},
+        "current, twice the rollout": {**current, "rollout_pow": current["rollout_pow"] + 1},
+        "current, wide critic": {**current, "vf_width": 256},
+        "current, GAE 0.98": {**current, "one_minus_gae_lambda": 0.02},
+        "current, slower critic": {**current, "learning_rate": current["learning_rate"] / 3},
         "current, normalised": {**current, "norm_obs": True, "norm_reward": True},
         "Spinning Up": _SPINNING_UP,
         "Tianshou": _TIANSHOU,

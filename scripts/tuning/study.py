@@ -29,7 +29,7 @@ from tuning.pruner import RungPruner
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 STARTUP_TRIALS = 16
-"""The starting points, and as many drawn at random, before the sampler learns from them."""
+"""About as many as there are starting points: then the sampler learns from them."""
 
 
 @dataclass(frozen=True)

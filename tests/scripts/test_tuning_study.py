@@ -53,11 +53,11 @@ def test_the_current_entry_is_the_first_trial_and_its_value_the_mean_of_its_seed
 
 def test_it_begins_with_what_is_known_to_be_good_then_draws(tmp_path: Path) -> None:
     tuning = make_tuning(tmp_path)
-    trials = do(tuning, Trainings(), 12)
     points = starting_points(tuning.task, tuning.entry)
+    trials = do(tuning, Trainings(), len(points) + 4)
     assert [trial.user_attrs.get("point") for trial in trials] == [*points, None, None, None, None]
     assert [trial.params for trial in trials[: len(points)]] == list(points.values())
-    assert len({str(sorted(trial.params.items())) for trial in trials}) == 12
+    assert len({str(sorted(trial.params.items())) for trial in trials}) == len(trials)
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
@@ -219,7 +219,8 @@ def test_a_study_whose_beginning_was_interrupted_gets_the_rest_of_its_points(
 
 
 def test_a_current_entry_that_has_changed_is_tried_as_a_control(tmp_path: Path) -> None:
-    do(make_tuning(tmp_path), Trainings(), 9)
+    tuning = make_tuning(tmp_path)
+    do(tuning, Trainings(), len(starting_points(tuning.task, tuning.entry)))
     for _ in range(2):  # once, however often the study is opened
         changed = make_tuning(tmp_path, gamma=0.995)
         do(changed, Trainings())
