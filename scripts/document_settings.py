@@ -12,7 +12,7 @@ import re
 import sys
 
 from evidence.provenance import REPO
-from generated_page import write_or_check
+from generated_page import parser, write_or_check
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3.validation import OF_SB3, SETTINGS
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: arguments; None for the process's own
     :return: exit code
     """
-    return write_or_check("document_settings.py", __doc__, PAGE, page(), argv)
+    return write_or_check("document_settings.py", {PAGE: page()}, parser(__doc__).parse_args(argv).check)
 
 
 if __name__ == "__main__":

@@ -7,23 +7,31 @@ import sys
 from pathlib import Path
 
 
-def write_or_check(script: str, description: str | None, page: Path, text: str, argv: list[str] | None) -> int:
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """
+    Make what reads the command line.
+
+    :param description: for its help
+    :return: with the flag ``--check``
+    """
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--check", action="store_true", help="write nothing")
+    return made
+
+
+def write_or_check(script: str, pages: dict[Path, str], check: bool) -> int:
     """
     Do what was asked for.
 
     :param script: file name of the script
-    :param description: for its help
-    :param page: where the page is
-    :param text: what it should be
-    :param argv: arguments; None for the process's own
+    :param pages: what should stand where
+    :param check: write nothing
     :return: exit code
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    if not parser.parse_args(argv).check:
-        page.write_text(text, encoding="utf-8")
-        return 0
-    if page.exists() and page.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"docs/{page.name} is not up to date: run python scripts/{script}", file=sys.stderr)
-    return 1
+    stale = [page for page, text in pages.items() if not page.exists() or page.read_text(encoding="utf-8") != text]
+    for page in stale:
+        if check:
+            print(f"{page.name} is not up to date: run python scripts/{script}", file=sys.stderr)
+        else:
+            page.write_text(pages[page], encoding="utf-8")
+    return 1 if check and stale else 0

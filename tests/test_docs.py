@@ -12,6 +12,7 @@ import pytest
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.monitoring.keys import KEYS
+from tests import pages
 
 PUBLIC = ("sb3_trpo_ext", "sb3_trpo_ext.monitoring", "sb3_trpo_ext.replay", "sb3_trpo_ext.zoo")
 DIRECTIVE = re.compile(r"^\.\. (?:auto\w+|py:data):: ([\w.]+)$", re.MULTILINE)
@@ -52,15 +53,15 @@ def sphinx(repo: Path, out: Path, *arguments: str) -> None:
 @pytest.mark.slow
 def test_the_pages_build_and_need_no_network(repo: Path, tmp_path: Path) -> None:
     sphinx(repo, tmp_path, "-b", "html", "-n")
-    pages = {page.name: page.read_text() for page in tmp_path.glob("*.html")}
-    assert {path.stem for path in (repo / "docs").glob("*.md")} - {Path(name).stem for name in pages} == set()
-    for name, text in pages.items():
+    built = {page.name: page.read_text() for page in tmp_path.glob("*.html")}
+    assert {path.stem for path in (repo / "docs").glob("*.md")} - {Path(name).stem for name in built} == set()
+    for name, text in built.items():
         assert re.findall(r'(?:<script|<img|<link)[^>]*(?:src|href)="https?:', text) == [], name
         assert "$$" not in text, name
-    assert "<math" in pages["theory.html"]
+    assert "<math" in built["theory.html"]
     assert (tmp_path / "_static" / "STIXTwoMath-Regular.ttf").exists()
     # Sphinx has a page of this name, which would have taken the place of one of ours.
-    assert "Optuna study" in pages["many_machines.html"]
+    assert "Optuna study" in built["many_machines.html"]
 
 
 @pytest.mark.slow
@@ -71,26 +72,18 @@ def test_the_examples_of_the_pages_run(repo: Path, tmp_path: Path) -> None:
     assert int(re.findall(r"(\d+) tests?\n", said)[-1]) > 20
 
 
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
 @pytest.mark.slow
 def test_every_command_of_the_quickstart_runs(repo: Path, tmp_path: Path) -> None:
-    blocks = FENCED.findall((repo / "docs/quickstart.md").read_text())
-    lines = [line.partition("#")[0].split() for language, text in blocks if not language for line in text.splitlines()]
-    commands = [words for words in lines if words[:1] == ["python"]]
-    assert len(commands) == 7
-    (script,) = [text for language, text in blocks if language == "python"]
-    # A window that nobody sees; and which alarm there is, if any, may differ between processors.
-    env = {**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"}
-    for _, *arguments in [*commands, ["python", "-c", script]]:
-        if "replay" in arguments:
+    page = repo / "docs/quickstart.md"
+    ours = [words[1:] for words in pages.commands(page) if words[0] == "python"]
+    assert len(ours) == 7
+    (script,) = pages.blocks(page, "python")
+    for words in [*ours, ["-c", script]]:
+        if "replay" in words:  # which alarm there is, if any, may differ between processors
             dumps = sorted(tmp_path.glob("logs/trpo/CartPole-v1_1/dumps/*.json"))
             if not dumps:
                 continue
-            arguments = [*arguments[:-1], str(dumps[0])]
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True)
-        verdicts = (0, 1, 2) if "doctor" in arguments else (0,)
-        assert done.returncode in verdicts, (arguments, done.stderr[-2000:])
+            words = [*words[:-1], str(dumps[0])]
+        pages.run(words, repo, tmp_path)
     for name in ("report.html", "cartpole.zip", "logs/trpo/CartPole-v1_1/videos"):
         assert (tmp_path / name).exists(), name

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from evidence.figures import drawn, style_of
 from evidence.store import write_whole
+from matplotlib.axes import Axes
 from rich.console import Console
 
 from incident_suite.scenario import BEST_RETURN, CONTRIB, CURED, HEALTHY, OURS, RANDOM_RETURN, SIDES, TASK, Incident
@@ -180,7 +181,7 @@ def _of(incident: Incident, side: str, rows: list[Row]) -> list[Row]:
 
 def draw(incident: Incident, rows: list[Row], path: Path) -> None:
     """
-    Draw ten-update means of every seed thinly and their median, while all of them run, boldly; a cross where a run died.
+    Draw the ten-update means of all sides.
 
     :param incident: the incident
     :param rows: finished runs
@@ -188,22 +189,35 @@ def draw(incident: Incident, rows: list[Row], path: Path) -> None:
     """
     with drawn(path, {"figsize": (6.4, 3.4)}) as (figure, axis):
         for side in SIDES:
-            found = _of(incident, side, rows)
-            if not found:
-                continue
-            means = np.full((len(found), max(len(row["returns"]) for row in found)), np.nan)
-            for index, row in enumerate(found):
-                known = [np.nan if value is None else value for value in running_means(row["returns"])]
-                means[index, : len(known)] = known
-                if row["died"]:
-                    axis.plot(len(known), known[-1], "x", color=LOOKS[side]["color"], markersize=8)
-            x = np.arange(1, means.shape[1] + 1)
-            axis.plot(x, means.T, color=LOOKS[side]["color"], linewidth=0.6, alpha=0.4)
-            some = ~np.isnan(means).all(axis=0) & (x <= min(len(row["returns"]) for row in found))  # no median of survivors
-            axis.plot(x[some], np.nanmedian(means[:, some], axis=0), linewidth=2, label=side, **LOOKS[side])
+            draw_side(axis, incident, side, rows)
         if incident.onset > 1:
             axis.axvline(incident.onset, color="0.4", linestyle=":", linewidth=1)
         axis.set(xlabel="update", ylabel="return, mean of ten updates", ylim=(0, 520), title=incident.title)
         axis.legend(frameon=False, fontsize=8, loc="upper left")
         text = f"{TASK}; thin: seeds, bold: their median, cross: a run that died, dotted: onset\n{COMMAND}"
         figure.suptitle(text, fontsize=7, color="0.3")
+
+
+def draw_side(axis: Axes, incident: Incident, side: str, rows: list[Row], label: str | None = None) -> None:
+    """
+    Draw one side's ten-update means: seeds thinly, their median boldly while all of them run, a cross where one died.
+
+    :param axis: where
+    :param incident: the incident
+    :param side: whose runs
+    :param rows: finished runs
+    :param label: in the legend; None: the side's name
+    """
+    found = _of(incident, side, rows)
+    if not found:
+        return
+    means = np.full((len(found), max(len(row["returns"]) for row in found)), np.nan)
+    for index, row in enumerate(found):
+        known = [np.nan if value is None else value for value in running_means(row["returns"])]
+        means[index, : len(known)] = known
+        if row["died"]:
+            axis.plot(len(known), known[-1], "x", color=LOOKS[side]["color"], markersize=8)
+    x = np.arange(1, means.shape[1] + 1)
+    axis.plot(x, means.T, color=LOOKS[side]["color"], linewidth=0.6, alpha=0.4)
+    some = ~np.isnan(means).all(axis=0) & (x <= min(len(row["returns"]) for row in found))  # no median of survivors
+    axis.plot(x[some], np.nanmedian(means[:, some], axis=0), linewidth=2, label=label or side, **LOOKS[side])

@@ -1,0 +1,67 @@
+"""The README: its links lead somewhere, and what it says to type works."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import pages
+
+# Enough for an update or two. All else in a command stays as it stands.
+FEW, FEW_MORE = 2_048, 4_096
+
+
+@pytest.fixture
+def readme(repo: Path) -> Path:
+    return repo / "README.md"
+
+
+def test_every_link_leads_to_a_file(readme: Path) -> None:
+    text = readme.read_text()
+    assert pages.dangling(text, readme.parent) == set()
+    assert pages.dangling(text.replace("(docs/theory.md)", "(docs/no_theory.md)"), readme.parent) == {"docs/no_theory.md"}
+
+
+def test_make_knows_its_targets(readme: Path) -> None:
+    """``make run`` takes minutes, and ``make test`` would run this test: here make only says what it would do."""
+    targets = [words[1] for words in pages.commands(readme) if words[0] == "make"]
+    assert targets == ["run", "test"]
+    for target in targets:
+        done = subprocess.run(["make", "-n", target], cwd=readme.parent, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), target
+        assert {"run": "scripts/main_job.py", "test": "pytest"}[target] in done.stdout
+
+
+def test_pip_is_asked_for_extras_that_there_are(readme: Path) -> None:
+    """Nothing is installed."""
+    asked = re.findall(r"pip install .*", readme.read_text())
+    extras = {extra for line in asked for names in re.findall(r"\[([\w,]+)\]", line) for extra in names.split(",")}
+    there = (readme.parent / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    assert extras == {"zoo", "wandb", "doctor"}
+    assert extras - set(re.findall(r"^(\w+) = \[", there, re.MULTILINE)) == set()
+
+
+def test_no_command_is_left_out(readme: Path) -> None:
+    assert {words[0] for words in pages.commands(readme)} == {"make", "pip", "python", "torchrun"}
+
+
+@pytest.mark.slow
+def test_every_command_and_the_code_runs(readme: Path, tmp_path: Path) -> None:
+    (script,) = pages.blocks(readme, "python")
+    assert "learn(100_000," in script
+    pages.run(["-c", script.replace("100_000", str(FEW))], readme.parent, tmp_path)
+
+    (entry,) = pages.blocks(readme, "yaml")
+    assert set(yaml.load(entry, yaml.CSafeLoader)) == {"Hopper-v5"}
+    (tmp_path / "my_trpo.yml").write_text(entry)
+    for words in pages.commands(readme):
+        if words[0] not in ("python", "torchrun"):
+            continue
+        launcher = ["-m", "torch.distributed.run"] if words[0] == "torchrun" else []
+        steps = ["-n", str(FEW_MORE if "--resume" in words else FEW)] if "--env" in words else []
+        pages.run([*launcher, *words[1:], *steps], readme.parent, tmp_path)
+    assert (tmp_path / "report.html").exists()
+    assert len(list(tmp_path.glob("logs/trpo/Hopper-v5_*/Hopper-v5.zip"))) == 5  # --resume goes on in the folder before
+    assert list(tmp_path.glob("wandb/offline-run-*"))
