@@ -30,7 +30,7 @@ setup: $(READY)  ## make .venv with the pinned dependencies (again only if they 
 	test -f $@ || $(PYTHON) -m venv --clear .venv
 	rm -f $@
 	.venv/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[zoo,wandb,doctor,envs,bench,dev,docs]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[zoo,wandb,doctor,envs,export,robotics,bench,dev,docs]"
 	touch $@
 
 # The doctor's page is tested in it; without it those tests are skipped, but not where CI=true. Needs root, and Debian or Ubuntu.

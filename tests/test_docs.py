@@ -13,7 +13,7 @@ import pytest
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.monitoring.keys import KEYS
 
-PUBLIC = ("sb3_trpo_ext", "sb3_trpo_ext.monitoring", "sb3_trpo_ext.replay", "sb3_trpo_ext.zoo")
+PUBLIC = ("sb3_trpo_ext", "sb3_trpo_ext.export", "sb3_trpo_ext.monitoring", "sb3_trpo_ext.replay", "sb3_trpo_ext.zoo")
 DIRECTIVE = re.compile(r"^\.\. (?:auto\w+|py:data):: ([\w.]+)$", re.MULTILINE)
 
 
