@@ -14,7 +14,7 @@ else
   READY := .venv/.complete
 endif
 
-SOURCES := sb3_trpo_ext tests scripts docs/conf.py docs/_ext
+SOURCES := sb3_trpo_ext tests scripts examples docs/conf.py docs/_ext
 # One thread for each process: parallel tests do not fight over the cores, and sums are the same each time.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
