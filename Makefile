@@ -14,7 +14,7 @@ else
   READY := .venv/.complete
 endif
 
-SOURCES := sb3_trpo_ext tests scripts docs/conf.py docs/_ext
+SOURCES := sb3_trpo_ext tests scripts examples docs/conf.py docs/_ext
 # One thread for each process: parallel tests do not fight over the cores, and sums are the same each time.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
@@ -30,7 +30,7 @@ setup: $(READY)  ## make .venv with the pinned dependencies (again only if they 
 	test -f $@ || $(PYTHON) -m venv --clear .venv
 	rm -f $@
 	.venv/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[zoo,wandb,doctor,envs,bench,dev,docs]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[zoo,wandb,doctor,envs,export,robotics,bench,dev,docs]"
 	touch $@
 
 # The doctor's page is tested in it; without it those tests are skipped, but not where CI=true. Needs root, and Debian or Ubuntu.

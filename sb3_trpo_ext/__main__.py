@@ -13,13 +13,16 @@ def main() -> int:
         if sys.argv[1:2] == ["doctor"]:
             return _doctor()
         from sb3_trpo_ext.doctor import SUMMARY
+        from sb3_trpo_ext.export import cli as export
         from sb3_trpo_ext.replay import cli as replay
 
+        if sys.argv[1:2] == ["export"]:
+            return export.main(sys.argv[2:])
         if sys.argv[1:2] == ["replay"]:
             return replay.main(sys.argv[2:])
         from sb3_trpo_ext.zoo.cli import run
 
-        return run(sys.argv[1:], {"doctor": SUMMARY, "replay": replay.SUMMARY})
+        return run(sys.argv[1:], {"export": export.SUMMARY, "doctor": SUMMARY, "replay": replay.SUMMARY})
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as a shell counts; the Zoo has saved what it could
     except ModuleNotFoundError as error:

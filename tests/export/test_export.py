@@ -1,0 +1,340 @@
+"""A file acts as ``predict`` does on normalised observations, or there is no file."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
+from torch import nn
+
+from sb3_trpo_ext.export import ExportError, cli, export_policy, policy
+from tests.sb3.spaces import ACTIONS, IMAGE, OBSERVATIONS, VECTOR, RandomEnv, make_env, make_model, same
+
+# What torch says about TorchScript: in docs/export.md.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+SPACES = [("box", observation) for observation in OBSERVATIONS] + [(action, "vector") for action in ACTIONS if action != "box"]
+SPACES += [("discrete", "dict"), ("multidiscrete", "image")]
+
+
+def large(model: Any) -> Any:
+    """Weights of a size that actions reach their bounds, and choices are not ties."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.add_(0.7 * torch.randn_like(parameter))
+    return model
+
+
+def normalized(observation: str = "vector", **kwargs: Any) -> VecNormalize:
+    """Statistics of sensors whose mean is far from zero."""
+    env = VecNormalize(make_env(observation=observation), **kwargs)
+    env.reset()
+    env.training = False
+    if not env.norm_obs:
+        return env
+    every = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
+    for statistics in every.values():
+        statistics.mean, statistics.var = statistics.mean + 1234.5678, 0.01 * statistics.var
+    return env
+
+
+def observations(model: Any, size: int = 64) -> Any:
+    """Other ones than the export's own check has seen."""
+    space = copy.deepcopy(model.observation_space)
+    space.seed(11)
+    drawn = [space.sample() for _ in range(size)]
+    return (
+        {key: np.stack([each[key] for each in drawn]) for key in space.spaces}
+        if isinstance(drawn[0], dict)
+        else np.stack(drawn)
+    )
+
+
+def read(path: Path) -> Any:
+    """Act by what a file holds."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        names = [each.name for each in session.get_inputs()]
+        return lambda *raw: session.run(None, dict(zip(names, raw, strict=True)))[0]
+    module = torch.jit.load(path) if path.suffix == ".pt" else torch.export.load(path).module()
+    return lambda *raw: module(*map(torch.as_tensor, raw)).numpy()
+
+
+def acts_as(model: Any, path: Path, raw: Any, seen: Any = None, tolerance: float = 1e-5) -> None:
+    expected, _ = model.predict(raw if seen is None else seen, deterministic=True)
+    actions = read(path)(*(raw.values() if isinstance(raw, dict) else [raw]))
+    assert actions.shape == expected.shape
+    np.testing.assert_allclose(actions, expected, rtol=tolerance, atol=tolerance)
+    assert len(np.unique(expected.reshape(len(expected), -1), axis=0)) > 1
+
+
+# ---------------------------------------------------------------- the same actions
+
+
+@pytest.mark.parametrize(("action", "observation"), SPACES)
+def test_torchscript_acts_as_predict(action: str, observation: str) -> None:
+    model = large(make_model(action, observation))
+    exported = export_policy(model, "policy.pt")
+    acts_as(model, exported.path, observations(model))
+    assert exported.difference < 1e-5
+    assert [path.name for path in Path().iterdir()] == ["policy.pt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize(("action", "observation"), SPACES)
+def test_the_other_formats_act_as_predict(action: str, observation: str, suffix: str) -> None:
+    model = large(make_model(action, observation))
+    acts_as(model, export_policy(model, f"policy{suffix}").path, observations(model))
+
+
+def test_onnx_normalises_and_is_a_file_of_its_own() -> None:
+    env = normalized()
+    model = large(make_model(env=env))
+    exported = export_policy(model, "policy.onnx")
+    raw = (env.obs_rms.mean + 0.3 * np.random.default_rng(1).standard_normal((50, 6))).astype(np.float32)
+    acts_as(model, exported.path, raw, env.normalize_obs(raw))
+    assert exported.inputs == {"observation": ((6,), "float32")}
+    # A robot can act only as far as it can: some actions are at a bound, and the space is the action's.
+    actions = read(exported.path)(raw)
+    assert 0.05 < np.mean(np.abs(actions) == 2.0) < 0.95
+    assert all(model.action_space.contains(action) for action in actions)
+    # An infinite sensor is clipped as VecNormalize clips it; of NaN predict makes an error, which a file can't.
+    broken = np.array([[np.nan, 0, 0, 0, 0, 0], [np.inf, 0, 0, 0, 0, 0]], np.float32)
+    nothing, clipped = read(exported.path)(broken)
+    assert np.isnan(nothing).all()
+    np.testing.assert_allclose(clipped, model.predict(env.normalize_obs(broken[1]), deterministic=True)[0], rtol=1e-5)
+
+    import onnx
+
+    card = json.loads(onnx.load(exported.path).metadata_props[0].value)
+    assert card["inputs"] == [
+        {"name": "observation", "shape": ["batch", 6], "dtype": "float32", "space": str(model.observation_space)}
+    ]
+    assert [path.name for path in Path().iterdir()] == ["policy.onnx"]
+
+
+def test_dict_keys_are_normalised_as_asked() -> None:
+    env = normalized("dict", norm_obs_keys=["body"])
+    model = large(make_model("box", "dict", env=env))
+    export_policy(model, "policy.pt")
+    raw = observations(model)
+    raw["body"] = (env.obs_rms["body"].mean + 0.3 * raw["body"]).astype(np.float32)
+    acts_as(model, Path("policy.pt"), raw, env.normalize_obs(raw))
+
+
+def test_no_normalisation_of_observations_is_none() -> None:
+    env = normalized(norm_obs=False)
+    model = large(make_model(env=env))
+    export_policy(model, "policy.pt")
+    acts_as(model, Path("policy.pt"), observations(model))
+
+
+def test_images_as_a_camera_gives_them() -> None:
+    model = large(make_model("box", "image"))
+    exported = export_policy(model, "policy.pt", channels_last=True)
+    assert exported.inputs == {"observation": ((36, 36, 1), "uint8")}
+    frames = np.moveaxis(observations(model), 1, -1)
+    acts_as(model, exported.path, frames, tolerance=1e-3)  # convolutions of frames that lie otherwise in memory
+
+
+def test_bounds_in_float64_are_kept_although_actions_are_float32() -> None:
+    space = spaces.Box(-0.1, 0.1, (2,), np.float64)
+    model = large(make_model(env=make_vec_env(RandomEnv, env_kwargs={"observation_space": VECTOR, "action_space": space})))
+    export_policy(model, "policy.pt")
+    actions = read(Path("policy.pt"))(observations(model)).astype(np.float64)
+    assert float(np.float32(0.1)) > 0.1  # rounding the bound to the nearest would leave the space
+    assert np.abs(actions).max() <= 0.1 < np.abs(actions).max() + 1e-8
+
+
+def test_a_model_is_as_it_was_after_its_export() -> None:
+    model = make_model("sde").learn(64)
+    before = copy.deepcopy(model.policy.state_dict())
+    noise, stream, checks = (
+        model.policy.action_dist.exploration_mat,
+        torch.get_rng_state(),
+        torch.distributions.Normal._validate_args,
+    )
+    export_policy(model, "policy.pt")
+    assert same(before, model.policy.state_dict())
+    assert model.policy.action_dist.exploration_mat is noise
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert torch.distributions.Normal._validate_args is checks
+    assert all(parameter.requires_grad for parameter in model.policy.parameters())
+    model.learn(64)
+
+
+def test_other_on_policy_models_of_sb3_can_be_exported() -> None:
+    model = large(PPO("MlpPolicy", make_env(), n_steps=8, batch_size=8))
+    export_policy(model, "policy.pt")
+    acts_as(model, Path("policy.pt"), observations(model))
+
+
+# ---------------------------------------------------------------- or no file
+
+
+class Moody(FlattenExtractor):
+    """Chooses in Python by what it sees: a trace keeps only what it chose then."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return super().forward(-observations if bool(observations.sum() > 0) else observations)
+
+
+class Noisy(FlattenExtractor):
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return super().forward(observations + torch.randn_like(observations))
+
+
+class Wanting(FlattenExtractor):
+    """Chooses by the size of the batch, which no trace warns about."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return super().forward(observations * (1.0 if len(observations) == 1 else 2.0))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt"])
+@pytest.mark.parametrize("extractor", [Moody, Noisy, Wanting])
+def test_a_policy_that_no_file_can_hold_leaves_none(extractor: type[nn.Module], suffix: str) -> None:
+    model = large(make_model(policy_kwargs={"features_extractor_class": extractor}))
+    with pytest.raises(ExportError, match=r"can't be written as|does not act as the policy") as caught:
+        export_policy(model, f"policy{suffix}")
+    assert "\n" not in str(caught.value)
+    assert list(Path().iterdir()) == []
+
+
+def test_a_wrong_file_is_found_out_and_the_right_one_before_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = large(make_model())
+    before = export_policy(model, "policy.pt").path.read_bytes()
+    monkeypatch.setattr(policy, "bounds_of", lambda _: nn.Identity())
+    with pytest.raises(ExportError, match="does not act as the policy does"):
+        export_policy(model, "policy.pt")
+    assert Path("policy.pt").read_bytes() == before
+    assert [path.name for path in Path().iterdir()] == ["policy.pt"]
+
+
+@pytest.mark.parametrize("action", ["discrete", "multidiscrete", "multibinary"])
+def test_another_choice_is_found_out(action: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "bounds_of", lambda _: Another())
+    with pytest.raises(ExportError, match="does not act as the policy does"):
+        export_policy(large(make_model(action)), "policy.pt")
+
+
+class Another(nn.Module):
+    def forward(self, actions: torch.Tensor) -> torch.Tensor:
+        return torch.where(actions == 0, actions + 1, actions * 0)
+
+
+def test_ties_are_decided_by_rounding_and_are_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("discrete")
+    with torch.no_grad():
+        model.policy.action_net.weight.zero_()
+        model.policy.action_net.bias.zero_()
+    monkeypatch.setattr(policy, "bounds_of", lambda _: Another())
+    assert export_policy(model, "policy.pt").difference == 0.0
+
+
+def test_statistics_are_not_forgotten() -> None:
+    model = make_model(env=normalized()).learn(64)
+    model.save("model.zip")
+    alone = type(model).load("model.zip", device="cpu", warn_on_risky=False)
+    with pytest.raises(ExportError, match=r"trained on observations of VecNormalize"):
+        export_policy(alone, "policy.pt")
+    export_policy(alone, "policy.pt", model.get_vec_normalize_env())
+
+
+def test_what_can_not_be_exported_is_said_in_one_line() -> None:
+    model = make_model()
+    with pytest.raises(ExportError, match=r"the suffix names the format: \.onnx, \.pt, \.pt2"):
+        export_policy(model, "policy.pth")
+    with pytest.raises(ExportError, match="no images"):
+        export_policy(model, "policy.pt", channels_last=True)
+    with pytest.raises(ExportError, match="DQNPolicy is no ActorCriticPolicy"):
+        export_policy(DQN("MlpPolicy", "CartPole-v1", buffer_size=10), "policy.pt")
+    stacked = make_vec_env(RandomEnv, env_kwargs={"observation_space": VECTOR, "action_space": spaces.Box(-1, 1, (1,))})
+    frames = make_model(env=VecFrameStack(VecNormalize(stacked), 2))
+    with pytest.raises(ExportError, match=r"observation has the shape \(12,\), but VecNormalize's statistics \(6,\)"):
+        export_policy(frames, "policy.pt")
+    seen = make_vec_env(RandomEnv, env_kwargs={"observation_space": IMAGE, "action_space": spaces.Discrete(2)})
+    camera = make_model("discrete", "image", env=VecTransposeImage(VecNormalize(seen, norm_obs=False)))
+    camera.get_vec_normalize_env().obs_rms = None
+    export_policy(camera, "policy.pt", channels_last=True)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ExportError, match=r"ONNX needs onnxruntime: pip install 'sb3-trpo-ext\[export\]'"):
+        export_policy(make_model(), "policy.onnx")
+
+
+# ---------------------------------------------------------------- the command
+
+
+def a_run_of_the_zoo() -> Any:
+    folder = Path("logs/trpo/Robot-v0_1")
+    (folder / "Robot-v0").mkdir(parents=True)
+    env = normalized()
+    model = large(make_model(env=env))
+    model.save(folder / "Robot-v0.zip")
+    model.save(folder / "best_model.zip")
+    env.save(str(folder / "Robot-v0/vecnormalize.pkl"))
+    return model, folder
+
+
+def test_the_command_takes_a_run_of_the_zoo_or_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    model, folder = a_run_of_the_zoo()
+    raw = np.full((3, 6), 1234.5, np.float32) + np.arange(3, dtype=np.float32)[:, None] / 4
+    for named in (folder, folder / "Robot-v0", folder / "best_model.zip"):
+        assert cli.main([str(named), "-o", "policy.pt"]) == 0
+        said = capsys.readouterr().out
+        assert "normalised by logs/trpo/Robot-v0_1/Robot-v0/vecnormalize.pkl" in said
+        assert "policy.pt: observation float32[6] -> action" in said
+        acts_as(model, Path("policy.pt"), raw, model.get_vec_normalize_env().normalize_obs(raw))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere is no saved model"),
+        (["logs"], "logs holds 0 models: name the zip"),
+        (["logs/trpo/Robot-v0_1", "--normalize", "logs/trpo/Robot-v0_1/other.pkl"], "holds no VecNormalize, but a dict"),
+        (["logs/trpo/Robot-v0_1", "--normalize", "nowhere.pkl"], "nowhere.pkl"),
+        (["logs/trpo/Robot-v0_1", "--channels-last"], "no images"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "_".join(value).replace("/", "."),
+)
+def test_the_command_fails_in_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder = a_run_of_the_zoo()
+    (folder / "other.pkl").write_bytes(b"\x80\x04}.")
+    assert cli.main([*arguments, "-o", "policy.pt"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not Path("policy.pt").exists()
+
+
+def test_a_robot_needs_neither_torch_nor_us(repo: Path) -> None:
+    """The snippet of the page, with nothing but numpy and onnxruntime."""
+    (snippet,) = re.findall(r"```python\n(import numpy.*?)```", (repo / "docs/export.md").read_text(), re.DOTALL)
+    model = large(make_model())
+    export_policy(model, "policy.onnx")
+    forbid = "import sys\nfor name in ('torch', 'stable_baselines3', 'sb3_trpo_ext', 'gymnasium'): sys.modules[name] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", forbid + snippet + "\nprint(action.tolist())"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected, _ = model.predict(np.zeros(6, np.float32), deterministic=True)
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), expected, rtol=1e-5)
