@@ -16,6 +16,7 @@ import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import yaml
@@ -50,9 +51,15 @@ def pack(run: Path) -> None:
     model.policy.optimizer.state.clear()
     shutil.rmtree(AGENT, ignore_errors=True)
     (AGENT / ENV).mkdir(parents=True)
-    for name in ("config.yml", "vecnormalize.pkl"):
-        shutil.copyfile(run / ENV / name, AGENT / ENV / name)
-    model.save(AGENT / "whole.zip", exclude=OF_THE_TRAINING)
+    shutil.copyfile(run / ENV / "config.yml", AGENT / ENV / "config.yml")
+    statistics = VecNormalize.load(str(run / ENV / "vecnormalize.pkl"), make_vec_env(ENV))
+    # numpy 1 reads no generator of numpy 2, and its arrays only in the pickles of protocol 4.
+    for owner in (model, statistics):
+        for space in (owner.observation_space, owner.action_space):
+            space._np_random = None
+    statistics.save(str(AGENT / ENV / "vecnormalize.pkl"))
+    with patch("cloudpickle.cloudpickle.DEFAULT_PROTOCOL", 4):
+        model.save(AGENT / "whole.zip", exclude=OF_THE_TRAINING)
     with (
         zipfile.ZipFile(AGENT / "whole.zip") as whole,
         zipfile.ZipFile(AGENT / f"{ENV}.zip", "w", zipfile.ZIP_DEFLATED) as kept,
