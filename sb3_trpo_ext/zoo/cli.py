@@ -15,7 +15,7 @@ import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this modul
 from sb3_trpo_ext.sb3.errors import CheckpointError, RanksError
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv
-from sb3_trpo_ext.zoo import convert_config, preflight
+from sb3_trpo_ext.zoo import convert_config, preflight, pretrained
 from sb3_trpo_ext.zoo.experiment import planned
 from sb3_trpo_ext.zoo.full_disk import DiskError
 from sb3_trpo_ext.zoo.plan import Plan, own_flags
@@ -95,7 +95,12 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     :param arguments: the user's own flags
     :return: exit code; 1 where a disk took no more, 2 for a command line that can't be run
     """
-    plan = Plan()
+    plan, suffix = Plan(), ""
+    if name in pretrained.SCRIPTS:
+        try:
+            arguments, suffix = _agent(name, arguments)
+        except ValueError as error:
+            return _fail(str(error))
     if name == "train":
         use_fast_wrappers()
         if {"-h", "--help"} & set(arguments):
@@ -114,9 +119,24 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
         line = _in_one_line(error)
         if line is None:
             raise
-        _fail(line)
+        _fail(line + suffix)
         return 1 if isinstance(error, DiskError) else 2
     return 0
+
+
+def _agent(name: str, arguments: list[str]) -> tuple[list[str], str]:
+    """
+    Choose which agent is looked at.
+
+    :param name: one of ``pretrained.SCRIPTS``
+    :param arguments: the user's own flags
+    :return: flags for the Zoo, and what to add where it finds no agent
+    :raises ValueError: if ``--pretrained`` asks for one that does not exist
+    """
+    if {"-h", "--help"} & set(arguments):
+        pretrained.own_flags().print_help()
+        return arguments, ""
+    return pretrained.with_folder(name, arguments), pretrained.hint(arguments)
 
 
 def _in_one_line(error: Exception) -> str | None:
