@@ -1,8 +1,8 @@
 """
 A task of Gymnasium-Robotics: push a ball through a maze to a goal (pip install 'sb3-trpo-ext[robotics]').
 
-TRPO is on-policy, so there is no hindsight replay: take the tasks whose reward is dense. (Fetch and Hand do not begin
-with MuJoCo 3.17 or 4.0 beside NumPy 2.4: gymnasium-robotics 1.4.2 compares an enum with a NumPy integer.)
+TRPO is on-policy, so there is no hindsight replay: take the tasks whose reward is dense. (Fetch does not begin with
+MuJoCo 4.0 beside NumPy 2.4: gymnasium-robotics 1.4.2 compares an enum with a NumPy integer.)
 
     python examples/robotics.py --steps 300000 --task PointMaze_UMazeDense-v3
 """
