@@ -74,7 +74,7 @@ def read(path: Path) -> Any:
     return lambda *raw: module(*map(torch.as_tensor, raw)).numpy()
 
 
-def acts_as(model: Any, path: Path, raw: Any, seen: Any = None, tolerance: float = 1e-5) -> None:
+def assert_acts_as(model: Any, path: Path, raw: Any, seen: Any = None, tolerance: float = 1e-5) -> None:
     expected, _ = model.predict(raw if seen is None else seen, deterministic=True)
     actions = read(path)(*(raw.values() if isinstance(raw, dict) else [raw]))
     assert actions.shape == expected.shape
@@ -89,7 +89,7 @@ def acts_as(model: Any, path: Path, raw: Any, seen: Any = None, tolerance: float
 def test_torchscript_acts_as_predict(action: str, observation: str) -> None:
     model = large(make_model(action, observation))
     exported = export_policy(model, "policy.pt")
-    acts_as(model, exported.path, observations(model))
+    assert_acts_as(model, exported.path, observations(model))
     assert exported.difference < 1e-5
     assert [path.name for path in Path().iterdir()] == ["policy.pt"]
 
@@ -99,7 +99,7 @@ def test_torchscript_acts_as_predict(action: str, observation: str) -> None:
 @pytest.mark.parametrize(("action", "observation"), SPACES)
 def test_the_other_formats_act_as_predict(action: str, observation: str, suffix: str) -> None:
     model = large(make_model(action, observation))
-    acts_as(model, export_policy(model, f"policy{suffix}").path, observations(model))
+    assert_acts_as(model, export_policy(model, f"policy{suffix}").path, observations(model))
 
 
 def test_onnx_normalises_and_is_a_file_of_its_own() -> None:
@@ -107,7 +107,7 @@ def test_onnx_normalises_and_is_a_file_of_its_own() -> None:
     model = large(make_model(env=env))
     exported = export_policy(model, "policy.onnx")
     raw = (env.obs_rms.mean + 0.3 * np.random.default_rng(1).standard_normal((50, 6))).astype(np.float32)
-    acts_as(model, exported.path, raw, env.normalize_obs(raw))
+    assert_acts_as(model, exported.path, raw, env.normalize_obs(raw))
     assert exported.inputs == {"observation": ((6,), "float32")}
     # A robot can act only as far as it can: some actions are at a bound, and the space is the action's.
     actions = read(exported.path)(raw)
@@ -134,14 +134,14 @@ def test_dict_keys_are_normalised_as_asked() -> None:
     export_policy(model, "policy.pt")
     raw = observations(model)
     raw["body"] = (env.obs_rms["body"].mean + 0.3 * raw["body"]).astype(np.float32)
-    acts_as(model, Path("policy.pt"), raw, env.normalize_obs(raw))
+    assert_acts_as(model, Path("policy.pt"), raw, env.normalize_obs(raw))
 
 
 def test_no_normalisation_of_observations_is_none() -> None:
     env = normalized(norm_obs=False)
     model = large(make_model(env=env))
     export_policy(model, "policy.pt")
-    acts_as(model, Path("policy.pt"), observations(model))
+    assert_acts_as(model, Path("policy.pt"), observations(model))
 
 
 def test_images_as_a_camera_gives_them() -> None:
@@ -149,7 +149,7 @@ def test_images_as_a_camera_gives_them() -> None:
     exported = export_policy(model, "policy.pt", channels_last=True)
     assert exported.inputs == {"observation": ((36, 36, 1), "uint8")}
     frames = np.moveaxis(observations(model), 1, -1)
-    acts_as(model, exported.path, frames, tolerance=1e-3)  # convolutions of frames that lie otherwise in memory
+    assert_acts_as(model, exported.path, frames, tolerance=1e-3)  # convolutions of frames that lie otherwise in memory
 
 
 def test_bounds_in_float64_are_kept_although_actions_are_float32() -> None:
@@ -181,7 +181,7 @@ def test_a_model_is_as_it_was_after_its_export() -> None:
 def test_other_on_policy_models_of_sb3_can_be_exported() -> None:
     model = large(PPO("MlpPolicy", make_env(), n_steps=8, batch_size=8))
     export_policy(model, "policy.pt")
-    acts_as(model, Path("policy.pt"), observations(model))
+    assert_acts_as(model, Path("policy.pt"), observations(model))
 
 
 # ---------------------------------------------------------------- or no file
@@ -302,7 +302,7 @@ def test_the_command_takes_a_run_of_the_zoo_or_a_model(capsys: pytest.CaptureFix
         said = capsys.readouterr().out
         assert "normalised by logs/trpo/Robot-v0_1/Robot-v0/vecnormalize.pkl" in said
         assert "policy.pt: observation float32[6] -> action" in said
-        acts_as(model, Path("policy.pt"), raw, model.get_vec_normalize_env().normalize_obs(raw))
+        assert_acts_as(model, Path("policy.pt"), raw, model.get_vec_normalize_env().normalize_obs(raw))
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,10 @@ def test_the_zoo_tracks_our_keys_offline() -> None:
         (["train", "--env", "CartPol-v1"], "did you mean CartPole-v1?"),
         (["enjoy", "--env", "CartPole-v1"], "logs/trpo folder was not found"),
         (["record_video", "--env", "CartPole-v1", "--exp-id", "7"], "CartPole-v1_7 folder was not found"),
+        (["enjoy", "--env", "Hopper-v5"], "(a trained Hopper-v5 comes with this package: --pretrained)"),
+        (["enjoy", "--env", "Hopper-v5", "--exp-id", "3"], "(a trained Hopper-v5 comes with this package: --pretrained)"),
+        (["enjoy", "--env", "Ant-v5", "--pretrained"], "no trained Ant-v5 comes with this package, only Hopper-v5"),
+        (["record_video", "--pretrained"], "no trained CartPole-v1 comes with this package, only Hopper-v5"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(

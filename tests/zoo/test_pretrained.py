@@ -71,25 +71,6 @@ def test_the_page_tells_the_settings_that_it_was_trained_with(repo: Path) -> Non
     assert all(f"`{name}` {used[name]}" in page for name in ("n_envs", "n_steps", "target_kl", "cg_damping", "kl_reduction"))
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        (["enjoy", "--env", "Hopper-v5"], "(a trained Hopper-v5 comes with this package: --pretrained)"),
-        (["enjoy", "--env", "Hopper-v5", "--exp-id", "3"], "(a trained Hopper-v5 comes with this package: --pretrained)"),
-        (["enjoy", "--env", "Ant-v5", "--pretrained"], "no trained Ant-v5 comes with this package, only Hopper-v5"),
-        (["record_video", "--pretrained"], "no trained CartPole-v1 comes with this package, only Hopper-v5"),
-    ],
-)
-def test_what_there_is_is_said_in_one_line(
-    command: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    assert run(command) == 2
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.count("\n") == 1
-
-
 def test_no_hint_where_there_is_no_agent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", sys.argv)
     assert run(["enjoy", "--env", "CartPole-v1"]) == 2
