@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from evaluate_configs import WORK, carry_out
 from evidence.configurations import BadInput, Entry
 from evidence.provenance import provenance
-from evidence.runs import CURVE_POINTS, Run, config_hash
+from evidence.runs import CURVE_POINTS, Run
 from evidence.store import Store, write_whole
 from rich import box
 from rich.console import Console
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.zoo import config_file
-from tuning.points import CURRENT, entry_of
+from tuning.points import CURRENT, entry_of, params_of
 from tuning.study import Tuning, best_trials, finished_trials, open_study
 from tuning.yaml_entry import with_entry
 
@@ -89,19 +89,21 @@ def find_candidates(tuning: Tuning, best: int, steps: int) -> list[Candidate]:
     :return: the current entry, then the best trials, each once
     :raises BadInput: if there is no trial
     """
-    study = open_study(tuning)
-    trials = best_trials(study, best)
+    trials = best_trials(open_study(tuning))
     if not trials:
         raise BadInput(f"{tuning.task}: no trial has trained every seed yet")
-    named = {CURRENT: tuning.entry} | {f"trial {trial.number}": entry_of(trial.params, tuning.entry) for trial in trials}
-    candidates: dict[str, Candidate] = {}
-    for name, entry in named.items():
-        runs = tuple(
-            Run(tuning.task, seed, "ours", steps, entry, f"{tuning.name}: {name}", "", NUMERICS_VERSION)
-            for seed in CHOICE_SEEDS
-        )
-        candidates.setdefault(config_hash(entry), Candidate(name, entry, runs))
-    return list(candidates.values())
+    # A trial of the current entry is the same settings in other words, so its hash would differ: points are compared
+    named, points = {CURRENT: tuning.entry}, [params_of(tuning.entry)]
+    for trial in trials:
+        if len(points) <= best and trial.params not in points:
+            points.append(trial.params)
+            named[f"trial {trial.number}"] = entry_of(trial.params, tuning.entry)
+    return [Candidate(name, entry, _runs(tuning, name, entry, steps)) for name, entry in named.items()]
+
+
+def _runs(tuning: Tuning, name: str, entry: Entry, steps: int) -> tuple[Run, ...]:
+    source = f"{tuning.name}: {name}"
+    return tuple(Run(tuning.task, seed, "ours", steps, entry, source, "", NUMERICS_VERSION) for seed in CHOICE_SEEDS)
 
 
 def late_scores(store: Store) -> dict[str, float]:

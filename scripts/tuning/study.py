@@ -129,12 +129,12 @@ def finished_trials(study: optuna.Study | None) -> list[FrozenTrial]:
     return [] if study is None else study.get_trials(deepcopy=False, states=FINISHED)
 
 
-def best_trials(study: optuna.Study | None, count: int) -> list[FrozenTrial]:
+def best_trials(study: optuna.Study | None, count: int | None = None) -> list[FrozenTrial]:
     """
     List the best trials that have trained every seed.
 
     :param study: a study, or None
-    :param count: how many at most
+    :param count: how many at most; None for all
     :return: trials, the best first
     """
     whole = [] if study is None else study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

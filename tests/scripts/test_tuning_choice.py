@@ -18,7 +18,7 @@ from evidence.store import Store
 from rich.console import Console
 from tuning import choose as choosing
 from tuning.choose import choose, find_candidates
-from tuning.points import CURRENT
+from tuning.points import CURRENT, params_of
 from tuning.search import search
 from tuning.study import Tuning, best_trials, finished_trials, open_study
 from tuning.table import PARAMETERS, export, show_status
@@ -156,7 +156,9 @@ def test_candidates_are_the_best_whole_trials_each_once(tmp_path: Path) -> None:
     candidates = find_candidates(tuning, 4, 500)
     best = best_trials(open_study(tuning), 4)
     assert [trial.value for trial in best] == sorted((trial.value for trial in best), reverse=True)
-    assert len({config_hash(one.entry) for one in candidates}) == len(candidates)
+    points = [params_of(one.entry) for one in candidates]
+    assert len(points) == 5
+    assert all(point not in points[:at] for at, point in enumerate(points))
     assert (candidates[0].name, candidates[0].entry) == (CURRENT, tuning.entry)
     assert {run.seed for one in candidates for run in one.runs}.isdisjoint({*SEEDS, *range(5)})
     assert statistics.mean(run.steps for one in candidates for run in one.runs) == 500
