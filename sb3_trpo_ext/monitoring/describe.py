@@ -171,6 +171,7 @@ def describe_update(
         "ordered": batch.n_steps is not None,
         "device": str(model.device),
         "learning_rate": plain(start.learning_rate),
+        "max_kl": start.max_kl,
         "adapted_damping": start.adapted_damping,
         "adapted_damping_unit": start.adapted_damping_unit,
         "updates_skipped": start.updates_skipped,

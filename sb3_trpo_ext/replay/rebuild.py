@@ -113,7 +113,10 @@ def _empty_model(dump: Dump, settings: dict[str, Any], model_file: Path | None) 
         raise DumpError("this batch came from a custom buffer, whose order of samples only it knows: it can't be replayed")
     arguments = inspect.signature(TRPO).parameters
     chosen = {n: decode(value) for n, value in header["settings"].items() if n in arguments and not _has_unknown(value)}
-    chosen |= {"learning_rate": decode(header["learning_rate"]), **settings, "warn_on_risky": False}
+    then = {"learning_rate": decode(header["learning_rate"])}
+    if chosen.get("final_target_kl") is not None:
+        then |= {"target_kl": header["max_kl"], "final_target_kl": None}
+    chosen |= {**then, **settings, "warn_on_risky": False}
     kwargs = chosen.pop("rollout_buffer_kwargs", None)
     if kwargs:
         raise DumpError(f"the buffer has arguments of its own ({', '.join(kwargs)}): it can't be replayed")

@@ -57,7 +57,7 @@ def report_of(
         num_timesteps=model.num_timesteps,
         updates_skipped=model._updates_skipped + (result.status in SKIPPED),
         n_samples=round(float(evaluated.problem.surrogate.mean.total)),
-        target_kl=float(model.target_kl),
+        target_kl=model.max_kl,
         kl_reduction=model.kl_unit,
         entropy=mean_entropy(evaluated.problem.surrogate),
         std=mean_std(model.policy),

@@ -62,7 +62,7 @@ def policy_settings(model: TRPO, evaluated: Evaluated) -> PolicySettings:
     """
     n_parameters = sum(parameter.numel() for parameter in evaluated.problem.parameters)
     return PolicySettings(
-        max_kl=float(model.target_kl),
+        max_kl=model.max_kl,
         normalize_advantage=bool(model.normalize_advantage),
         min_explained_variance=model.min_explained_variance,
         cg=_cg_settings(model, n_parameters),

@@ -149,6 +149,8 @@ class TRPO(sb3_contrib.TRPO):
     :param log_folder: Run folder (progress.csv, updates.jsonl, histories). None: the folder of the Monitor files, else the
         logger's, else (if it only prints) trpo_runs/TIME; a run that logs nothing (verbose=0) leaves nothing
     :param warn_on_risky: Whether to warn about settings that experience speaks against
+    :param final_target_kl: The trust region goes linearly from ``target_kl`` at the start of ``learn`` to this > 0 at its end,
+        in the same unit, as PPO's clip range may. None: it stays as it is
     :raises ValueError: for impossible settings, naming argument, value and valid range
     """
 
@@ -196,6 +198,7 @@ class TRPO(sb3_contrib.TRPO):
         fisher_chunk_size: int | None = None,
         log_folder: str | None = None,
         warn_on_risky: bool = True,
+        final_target_kl: float | None = None,
     ):
         use_own_gpu()
         super().__init__(
@@ -240,6 +243,7 @@ class TRPO(sb3_contrib.TRPO):
         self.fisher_chunk_size = fisher_chunk_size
         self.log_folder = log_folder
         self.warn_on_risky = warn_on_risky
+        self.final_target_kl = final_target_kl
         self.last_update: UpdateReport | None = None
         self.last_update_inputs: UpdateInputs | None = None
         # Called with what ends a training before its time, once; callbacks add themselves when it begins.
@@ -287,7 +291,7 @@ class TRPO(sb3_contrib.TRPO):
         if self.kl_reduction is None and dims > 1:
             notice_unit(self.target_kl, dims)
         if self.warn_on_risky:
-            warn_about_risks(vars(self), self.target_kl / self._kl_scale())
+            warn_about_risks(vars(self), max(self.target_kl, self.final_target_kl or 0.0) / self._kl_scale())
         if computing_device(self.device) != self.device:
             warnings.warn(
                 f"TRPO: device {self.device} has no float64: the policy step runs on the CPU", UserWarning, stacklevel=3
@@ -305,6 +309,15 @@ class TRPO(sb3_contrib.TRPO):
     def kl_unit(self) -> str:
         """Unit of the bounded KL, and of the damping: "mean" or "joint"."""
         return self.kl_reduction or "mean"
+
+    @property
+    def max_kl(self) -> float:
+        """Bound of the mean KL of the next update, in ``kl_unit``: what ``final_target_kl`` has made of ``target_kl``."""
+        if self.final_target_kl is None:
+            return float(self.target_kl)
+        # SB3's goes below 0 where the last rollout exceeds total_timesteps
+        progress = 1.0 - max(self._current_progress_remaining, 0.0)
+        return float(self.target_kl + progress * (self.final_target_kl - self.target_kl))
 
     def _kl_scale(self) -> float:
         """Bounded KL = this * joint KL."""
@@ -432,7 +445,7 @@ class TRPO(sb3_contrib.TRPO):
     def _treat_stale_batch(self, result: PolicyResult, batch: RolloutBatch, evaluated: Evaluated) -> None:
         if result.status is not UpdateStatus.STALE_BATCH:
             return
-        message = stale_batch_message(result.check, batch, evaluated, self.target_kl)
+        message = stale_batch_message(result.check, batch, evaluated, self.max_kl)
         if self.on_stale_batch == "raise":
             raise StaleBatchError(message)
         warnings.warn(f"TRPO: policy step skipped: {message}", UserWarning, stacklevel=3)

@@ -58,6 +58,7 @@ class UpdateStart:
     :param streams: random streams before it
     :param batch: the rollout
     :param learning_rate: of the critic
+    :param max_kl: bound of its KL
     :param adapted_damping: lambda that earlier updates have left; None: none has
     :param adapted_damping_unit: unit of the KL that it belongs to
     :param updates_skipped: earlier updates whose policy step was skipped
@@ -70,6 +71,7 @@ class UpdateStart:
     streams: RandomStates
     batch: RolloutBatch
     learning_rate: float
+    max_kl: float
     adapted_damping: float | None
     adapted_damping_unit: str | None
     updates_skipped: int
@@ -93,6 +95,7 @@ class UpdateStart:
             streams=streams,
             batch=batch,
             learning_rate=float(model.lr_schedule(model._current_progress_remaining)),
+            max_kl=model.max_kl,
             adapted_damping=model._adapted_damping,
             adapted_damping_unit=model._adapted_damping_unit,
             updates_skipped=model._updates_skipped,

@@ -131,6 +131,7 @@ SETTINGS: dict[str, Rule] = {
     "fisher_chunk_size": _OPTIONAL_SIZE,
     "log_folder": _PATH,
     "warn_on_risky": FLAG,
+    "final_target_kl": Rule(_or_none(_number(0, strict=True)), "None or a finite number > 0"),
 }
 """What the finished model holds under the argument's name."""
 

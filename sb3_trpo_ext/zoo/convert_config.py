@@ -136,6 +136,8 @@ def convert_entry(env_id: str, entry: Entry, target: str) -> Entry:
         converted["kl_reduction"] = target
         for name, default in DEFAULTS.items():
             converted[name] = scale(entry.get(name, default), factor, f"{env_id}.{name}")
+        if entry.get("final_target_kl") is not None:
+            converted["final_target_kl"] = scale(entry["final_target_kl"], factor, f"{env_id}.final_target_kl")
         if entry.get("cg_damping_range") is not None:
             name = f"{env_id}.cg_damping_range"
             if not isinstance(entry["cg_damping_range"], list):

@@ -55,6 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sub_sampled": {"sub_sampling_factor": 2},
     "joint": {"kl_reduction": "joint", "target_kl": 0.05, "cg_damping_range": (0.01, 1.0)},
     "schedule": {"learning_rate": lambda progress: 1e-2 * progress},
+    "shrinking_region": {"target_kl": 0.05, "final_target_kl": 0.001},
     "chunks": {"fisher_chunk_size": 50},
     "relu": {"policy_kwargs": {"activation_fn": nn.ReLU, "net_arch": {"pi": [8], "vf": [16, 8]}}},
     "sgd": {"policy_kwargs": {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {"momentum": 0.9}}},

@@ -26,6 +26,7 @@ OURS = {
     "fisher_chunk_size": None,
     "log_folder": None,
     "warn_on_risky": True,
+    "final_target_kl": None,
 }
 
 

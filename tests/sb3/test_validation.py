@@ -20,6 +20,7 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "gamma": [*NOT_NUMBERS, -0.1, 1.1],
     "gae_lambda": [*NOT_NUMBERS, -0.1, 1.1],
     "target_kl": [*NOT_NUMBERS, 0.0, -0.01],
+    "final_target_kl": [NAN, INF, "0.01", True, 0.0, -0.01],
     "cg_max_steps": NOT_SIZES,
     "cg_damping": [*NOT_NUMBERS, -1e-9],
     "cg_rtol": [*NOT_NUMBERS, -1e-9, 1.0],
