@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch.distributions import Distribution
 
 from sb3_trpo_ext.export.check import Act, dtype_of, largest_difference, sample
-from sb3_trpo_ext.export.policy import DeployedPolicy, ExportError
+from sb3_trpo_ext.export.policy import DeployedPolicy, ExportError, reason
 
 CARD = "policy.json"
 """What the inputs and the action are, inside of each file: ONNX's metadata, or an extra file of torch's."""
@@ -121,8 +121,7 @@ def _in_one_line(what: str) -> Iterator[None]:
     except ImportError as error:
         raise ExportError(f"{what} needs {error.name}: pip install 'sb3-trpo-ext[export]'") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ExportError(f"the policy can't be written as {what}: {type(error).__name__}: {reason}") from error
+        raise ExportError(f"the policy can't be written as {what}: {reason(error)}") from error
 
 
 def _program(deployed: DeployedPolicy) -> torch.export.ExportedProgram:
