@@ -142,12 +142,13 @@ def _write_onnx(deployed: DeployedPolicy, path: Path) -> Act:
         import onnxruntime
 
         names = list(deployed.spaces)
-        program = torch.onnx.export(_program(deployed), input_names=names, output_names=["action"], dynamo=True, verbose=False)
+        output = "next_action" if "action" in names else "action"  # of one graph no two values have the same name
+        program = torch.onnx.export(_program(deployed), input_names=names, output_names=[output], dynamo=True, verbose=False)
         assert program is not None
         program.model.metadata_props[CARD] = _card(deployed)
         program.save(path, external_data=False)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda raw: session.run(["action"], dict(zip(names, raw, strict=True)))[0]
+    return lambda raw: session.run([output], dict(zip(names, raw, strict=True)))[0]
 
 
 def _write_torchscript(deployed: DeployedPolicy, path: Path) -> Act:

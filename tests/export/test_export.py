@@ -138,6 +138,14 @@ def test_dict_keys_are_normalised_as_asked() -> None:
     assert_acts_as(model, Path("policy.pt"), raw, env.normalize_obs(raw))
 
 
+def test_the_last_action_may_be_an_observation() -> None:
+    seen = spaces.Dict({"action": VECTOR, "body": VECTOR})
+    env = make_vec_env(RandomEnv, env_kwargs={"observation_space": seen, "action_space": spaces.Box(-1, 1, (2,))})
+    model = large(make_model("box", "dict", env=env))
+    export_policy(model, "policy.onnx")
+    assert_acts_as(model, Path("policy.onnx"), observations(model))
+
+
 def test_no_normalisation_of_observations_is_none() -> None:
     env = normalized(norm_obs=False)
     model = large(make_model(env=env))
