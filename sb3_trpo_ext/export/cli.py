@@ -12,7 +12,7 @@ from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext.export.files import WRITERS, export_policy
-from sb3_trpo_ext.export.policy import ExportError
+from sb3_trpo_ext.export.policy import ExportError, reason
 from sb3_trpo_ext.sb3.trpo import TRPO
 
 SUMMARY = "write a trained policy as ONNX or TorchScript"
@@ -58,7 +58,7 @@ def model_in(path: Path) -> Path:
     :param path: a zip, with or without its suffix, or a folder of the Zoo
     :return: the zip; in a folder, the model at the end of its training
     """
-    zipped = path.with_name(f"{path.name}.zip")
+    zipped = Path(f"{path}.zip")
     if zipped.exists() or not path.is_dir():
         return zipped if zipped.exists() else path
     zips = [found for found in sorted(path.glob("*.zip")) if not found.name.startswith(NOT_FINAL)]
@@ -78,7 +78,11 @@ def load(path: Path) -> TRPO:
         raise ExportError(f"{path} is no saved model (a zip)")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return TRPO.load(path, device="cpu")
+        try:
+            return TRPO.load(path, device="cpu")
+        except Exception as error:  # pickles and archives of others: anything may come
+            why = "another algorithm's, or cut off?"
+            raise ExportError(f"{path} can't be loaded as a model of TRPO ({why}): {reason(error)}") from error
 
 
 def statistics_beside(path: Path) -> Path | None:
@@ -103,7 +107,10 @@ def read_statistics(path: Path | None) -> VecNormalize | None:
     """
     if path is None:
         return None
-    statistics = load_from_pkl(path)
+    try:
+        statistics = load_from_pkl(path)
+    except Exception as error:
+        raise ExportError(f"{path} can't be read as saved by VecNormalize.save: {reason(error)}") from error
     if not isinstance(statistics, VecNormalize):
         raise ExportError(f"{path} holds no VecNormalize, but a {type(statistics).__name__}")
     return statistics

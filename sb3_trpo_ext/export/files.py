@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch.distributions import Distribution
 
 from sb3_trpo_ext.export.check import Act, dtype_of, largest_difference, sample
-from sb3_trpo_ext.export.policy import DeployedPolicy, ExportError
+from sb3_trpo_ext.export.policy import DeployedPolicy, ExportError, reason
 
 CARD = "policy.json"
 """What the inputs and the action are, inside of each file: ONNX's metadata, or an extra file of torch's."""
@@ -121,8 +121,7 @@ def _in_one_line(what: str) -> Iterator[None]:
     except ImportError as error:
         raise ExportError(f"{what} needs {error.name}: pip install 'sb3-trpo-ext[export]'") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ExportError(f"the policy can't be written as {what}: {type(error).__name__}: {reason}") from error
+        raise ExportError(f"the policy can't be written as {what}: {reason(error)}") from error
 
 
 def _program(deployed: DeployedPolicy) -> torch.export.ExportedProgram:
@@ -143,12 +142,13 @@ def _write_onnx(deployed: DeployedPolicy, path: Path) -> Act:
         import onnxruntime
 
         names = list(deployed.spaces)
-        program = torch.onnx.export(_program(deployed), input_names=names, output_names=["action"], dynamo=True, verbose=False)
+        output = "next_action" if "action" in names else "action"  # of one graph no two values have the same name
+        program = torch.onnx.export(_program(deployed), input_names=names, output_names=[output], dynamo=True, verbose=False)
         assert program is not None
         program.model.metadata_props[CARD] = _card(deployed)
         program.save(path, external_data=False)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda raw: session.run(["action"], dict(zip(names, raw, strict=True)))[0]
+    return lambda raw: session.run([output], dict(zip(names, raw, strict=True)))[0]
 
 
 def _write_torchscript(deployed: DeployedPolicy, path: Path) -> Act:

@@ -19,6 +19,16 @@ class ExportError(ValueError):
     """A policy that can't be exported as asked, or whose file does not act as the policy does."""
 
 
+def reason(error: Exception) -> str:
+    """
+    Put another's error, of any length, into one line.
+
+    :param error: what was raised
+    :return: its type, and the beginning of what it says
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 class DeployedPolicy(nn.Module):
     """
     What ``model.predict(vec_normalize.normalize_obs(observation), deterministic=True)`` does to a batch, in float32.
@@ -88,8 +98,8 @@ class RawInput(nn.Module):
             return
         if statistics.mean.shape != space.shape:
             raise ExportError(
-                f"{name} has the shape {space.shape}, but VecNormalize's statistics {statistics.mean.shape}: frames that are "
-                "stacked above VecNormalize can't be exported"
+                f"{name} has the shape {space.shape}, but VecNormalize's statistics {statistics.mean.shape}: they are another "
+                "model's, or frames were stacked above VecNormalize, which can't be exported"
             )
         coarse = statistics.mean.astype(np.float32)
         self.clip = float(vec_normalize.clip_obs)

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,14 @@ def test_dict_keys_are_normalised_as_asked() -> None:
     raw = observations(model)
     raw["body"] = (env.obs_rms["body"].mean + 0.3 * raw["body"]).astype(np.float32)
     assert_acts_as(model, Path("policy.pt"), raw, env.normalize_obs(raw))
+
+
+def test_the_last_action_may_be_an_observation() -> None:
+    seen = spaces.Dict({"action": VECTOR, "body": VECTOR})
+    env = make_vec_env(RandomEnv, env_kwargs={"observation_space": seen, "action_space": spaces.Box(-1, 1, (2,))})
+    model = large(make_model("box", "dict", env=env))
+    export_policy(model, "policy.onnx")
+    assert_acts_as(model, Path("policy.onnx"), observations(model))
 
 
 def test_no_normalisation_of_observations_is_none() -> None:
@@ -312,6 +321,12 @@ def test_the_command_takes_a_run_of_the_zoo_or_a_model(capsys: pytest.CaptureFix
         (["logs"], "logs holds 0 models: name the zip"),
         (["logs/trpo/Robot-v0_1", "--normalize", "logs/trpo/Robot-v0_1/other.pkl"], "holds no VecNormalize, but a dict"),
         (["logs/trpo/Robot-v0_1", "--normalize", "nowhere.pkl"], "nowhere.pkl"),
+        (["logs/trpo/Robot-v0_1", "--normalize", "text"], "text can't be read as saved by VecNormalize.save: UnpicklingError"),
+        (["logs/trpo/Robot-v0_1", "--normalize", "empty"], "empty can't be read as saved by VecNormalize.save: EOFError"),
+        (["."], ". holds 0 models: name the zip"),
+        (["text"], "text is no saved model"),
+        (["archives/dqn"], "archives/dqn.zip can't be loaded as a model of TRPO (another algorithm's"),
+        (["archives/any"], "archives/any.zip can't be loaded as a model of TRPO (another algorithm's"),
         (["logs/trpo/Robot-v0_1", "--channels-last"], "no images"),
     ],
     ids=lambda value: value if isinstance(value, str) else "_".join(value).replace("/", "."),
@@ -319,6 +334,12 @@ def test_the_command_takes_a_run_of_the_zoo_or_a_model(capsys: pytest.CaptureFix
 def test_the_command_fails_in_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = a_run_of_the_zoo()
     (folder / "other.pkl").write_bytes(b"\x80\x04}.")
+    Path("text").write_text("hello world")
+    Path("empty").touch()
+    Path("archives").mkdir()
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=10).save("archives/dqn")
+    with zipfile.ZipFile("archives/any.zip", "w") as archive:
+        archive.writestr("some", "thing")
     assert cli.main([*arguments, "-o", "policy.pt"]) == 2
     error = capsys.readouterr().err
     assert said in error
