@@ -46,6 +46,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=150, help="finished trials a task shall have (default: %(default)s)")
     parser.add_argument("--steps", type=int, help=f"of a trial's trainings (default: {TRIAL_STEPS:,}, or n_timesteps if less)")
     parser.add_argument("--best", type=int, default=5, help="trials to choose from (default: %(default)s)")
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="with --choose: the current entry changed, too",
+    )
     parser.add_argument("--choose-steps", type=int, help="of the choice's trainings (default: n_timesteps of the entry)")
     parser.add_argument("--dry-run", action="store_true", help="with --choose: only say what would run")
     parser.add_argument("--jobs", type=int, default=1, help="with --choose: trainings at a time (default: %(default)s)")

@@ -104,11 +104,12 @@ def our_entry(task: str, path: Path | None = None) -> tuple[Entry, str]:
     return dict(entries[task]), f"{path.name} {task}"
 
 
-def parse_overrides(texts: list[str]) -> Entry:
+def parse_overrides(texts: list[str], option: str = "--set") -> Entry:
     """
     Read ``--set KEY=VALUE``.
 
     :param texts: what was typed; values are YAML
+    :param option: of the command line, for errors
     :return: settings to change
     :raises BadInput: for anything else
     """
@@ -116,11 +117,11 @@ def parse_overrides(texts: list[str]) -> Entry:
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator or not key.isidentifier():
-            raise BadInput(f"--set takes KEY=VALUE, not {text!r}")
+            raise BadInput(f"{option} takes KEY=VALUE, not {text!r}")
         try:
             overrides[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise BadInput(f"--set {text}: {' '.join(str(error).split())}") from error
+            raise BadInput(f"{option} {text}: {' '.join(str(error).split())}") from error
         if isinstance(overrides[key], str) and re.fullmatch(r"[+-]?\d+e[+-]?\d+", value):
             overrides[key] = float(value)  # YAML 1.1 reads 1e-3 as text
     return overrides
@@ -171,18 +172,19 @@ def make_run(
     return Run(task, seed, implementation, steps, entry, source, show_overrides(kept), version)
 
 
-def refuse_unknown(overrides: Entry) -> None:
+def refuse_unknown(overrides: Entry, option: str = "--set") -> None:
     """
     Let no setting that nobody reads pass for one that was tried.
 
     :param overrides: settings to change
+    :param option: of the command line, for errors
     :raises BadInput: naming the first that does not exist
     """
     known = set(inspect.signature(sb3_contrib.TRPO).parameters) | own_arguments() | ZOO_KEYS
     for key in overrides:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
-            raise BadInput(f"--set {key}: no such setting" + (f": you maybe meant {close[0]}" if close else ""))
+            raise BadInput(f"{option} {key}: no such setting" + (f": you maybe meant {close[0]}" if close else ""))
 
 
 def equivalence_overrides(task: str) -> Entry:

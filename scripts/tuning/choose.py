@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from evaluate_configs import WORK, carry_out
-from evidence.configurations import BadInput, Entry
+from evidence.configurations import BadInput, Entry, parse_overrides, refuse_unknown, show_overrides
 from evidence.provenance import provenance
 from evidence.runs import CURVE_POINTS, Run
 from evidence.store import Store, write_whole
@@ -28,6 +29,7 @@ from tuning.points import CURRENT, entry_of, params_of
 from tuning.study import Tuning, best_trials, finished_trials, open_study
 from tuning.yaml_entry import with_entry
 
+BY_HAND = "by hand"
 CHOICE_SEEDS = (200, 201, 202)
 LATE_POINTS = CURVE_POINTS // 4
 """A training's score is the mean of the evaluations in its last quarter, as in the trials."""
@@ -59,7 +61,7 @@ def choose(tuning: Tuning, args: argparse.Namespace, console: Console) -> int:
     :raises BadInput: if there is no trial to choose from
     """
     steps = args.choose_steps or int(tuning.entry["n_timesteps"])
-    candidates = find_candidates(tuning, args.best, steps)
+    candidates = find_candidates(tuning, args.best, steps, [parse_overrides(texts, "--also") for texts in args.also])
     machinery = argparse.Namespace(jobs=args.jobs, results=args.results / "tuning", work=WORK / "tuning", dry_run=args.dry_run)
     failed = carry_out([run for candidate in candidates for run in candidate.runs], machinery, console)
     if args.dry_run:
@@ -79,18 +81,19 @@ def choose(tuning: Tuning, args: argparse.Namespace, console: Console) -> int:
     return 1 if failed else 0
 
 
-def find_candidates(tuning: Tuning, best: int, steps: int) -> list[Candidate]:
+def find_candidates(tuning: Tuning, best: int, steps: int, changes: Sequence[Entry] = ()) -> list[Candidate]:
     """
     List what is chosen from.
 
     :param tuning: whose trials
     :param best: how many of them
     :param steps: length of a training
-    :return: the current entry, then the best trials, each once
-    :raises BadInput: if there is no trial
+    :param changes: of the current entry, each a candidate that was made by hand
+    :return: the current entry, then the best trials, each once, then those made by hand
+    :raises BadInput: if there is neither a trial nor a change, or a change names no setting
     """
     trials = best_trials(open_study(tuning))
-    if not trials:
+    if not trials and not changes:
         raise BadInput(f"{tuning.task}: no trial has trained every seed yet")
     # A trial of the current entry is the same settings in other words, so its hash would differ: points are compared
     named, points = {CURRENT: tuning.entry}, [params_of(tuning.entry)]
@@ -98,6 +101,9 @@ def find_candidates(tuning: Tuning, best: int, steps: int) -> list[Candidate]:
         if len(points) <= best and trial.params not in points:
             points.append(trial.params)
             named[f"trial {trial.number}"] = entry_of(trial.params, tuning.entry)
+    for change in changes:
+        refuse_unknown(change, "--also")
+        named[f"{BY_HAND}: {show_overrides(change)}"] = tuning.entry | change
     return [Candidate(name, entry, _runs(tuning, name, entry, steps)) for name, entry in named.items()]
 
 
@@ -136,12 +142,16 @@ def comment_of(tuning: Tuning, candidates: list[Candidate], means: dict[str, lis
     """
     study = open_study(tuning)
     count, steps = len(finished_trials(study)), winner.runs[0].steps
-    seeds = f"seeds {tuning.seeds[0]} to {tuning.seeds[-1]}"
+    searched = (
+        f"{count} trials of {tuning.steps:,} steps (seeds {tuning.seeds[0]} to {tuning.seeds[-1]})" if count else "no search"
+    )
+    by_hand = sum(one.name.startswith(BY_HAND) for one in candidates)
+    of_them = f" ({by_hand} made by hand)" if by_hand else ""
     before = "and it was so before" if winner.name == CURRENT else f"before {_show_scores(means[CURRENT])}"
     return (
         f"tuned {datetime.now(timezone.utc):%Y-%m-%d} (scripts/tune.py, {provenance()['commit']}, "
-        f"NUMERICS_VERSION {NUMERICS_VERSION}): {count} trials of {tuning.steps:,} steps ({seeds}); "
-        f"best of {len(candidates)} at {steps:,} steps (seeds {CHOICE_SEEDS[0]} to {CHOICE_SEEDS[-1]}), "
+        f"NUMERICS_VERSION {NUMERICS_VERSION}): {searched}; "
+        f"best of {len(candidates)}{of_them} at {steps:,} steps (seeds {CHOICE_SEEDS[0]} to {CHOICE_SEEDS[-1]}), "
         f"late return {_show_scores(means[winner.name])}, {before}"
     )
 

@@ -12,12 +12,12 @@ import optuna
 import pytest
 import tune
 import yaml
-from evidence.configurations import BadInput
+from evidence.configurations import BadInput, parse_overrides
 from evidence.runs import Run, config_hash
 from evidence.store import Store
 from rich.console import Console
 from tuning import choose as choosing
-from tuning.choose import choose, find_candidates
+from tuning.choose import choose, comment_of, find_candidates
 from tuning.points import CURRENT, params_of
 from tuning.search import search
 from tuning.study import Tuning, best_trials, finished_trials, open_study
@@ -162,6 +162,22 @@ def test_candidates_are_the_best_whole_trials_each_once(tmp_path: Path) -> None:
     assert (candidates[0].name, candidates[0].entry) == (CURRENT, tuning.entry)
     assert {run.seed for one in candidates for run in one.runs}.isdisjoint({*SEEDS, *range(5)})
     assert statistics.mean(run.steps for one in candidates for run in one.runs) == 500
+
+
+def test_candidates_made_by_hand_come_last_and_need_no_trial(tmp_path: Path) -> None:
+    tuning = make_tuning(tmp_path)
+    changes = [parse_overrides(["final_target_kl=0.001", "normalize={norm_obs: false}"]), parse_overrides(["gamma=0.98"])]
+    current, *made = find_candidates(tuning, 5, 500, changes)
+    assert (current.name, current.entry) == (CURRENT, tuning.entry)
+    assert [one.entry for one in made] == [tuning.entry | change for change in changes]
+    assert "gamma=0.98" in made[1].name
+    comment = comment_of(tuning, [current, *made], {current.name: [1.0], made[0].name: [2.0]}, made[0])
+    assert "no search; best of 3 (2 made by hand) at 500 steps" in comment
+    assert TUNED.search(comment)
+    with pytest.raises(BadInput, match="--also gama: no such setting"):
+        find_candidates(tuning, 5, 500, [{"gama": 0.98}])
+    with pytest.raises(BadInput, match="--also takes KEY=VALUE"):
+        parse_overrides(["gamma"], "--also")
 
 
 def test_without_a_whole_trial_there_is_nothing_to_choose(tmp_path: Path) -> None:
