@@ -68,9 +68,7 @@ def export_policy(
         raise ExportError(f"{type(model.policy).__name__} keeps a state between steps, which a file can't")
     vec_normalize = vec_normalize or model.get_vec_normalize_env()
     if vec_normalize is None and model._last_original_obs is not None:
-        raise ExportError(
-            "the model was trained behind VecNormalize: give its statistics (vec_normalize= or --normalize)"
-        )
+        raise ExportError("the model was trained behind VecNormalize: give its statistics (vec_normalize= or --normalize)")
     deployed = DeployedPolicy(model.policy, vec_normalize, channels_last)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
