@@ -44,6 +44,8 @@ SPACES: dict[Any, spaces.Space[Any]] = {
     "tuple": spaces.Tuple([BOX, BOX]),
     "dict": spaces.Dict({"a": BOX, "b": spaces.Discrete(3)}),
     "nested": spaces.Dict({"a": spaces.Dict({"b": BOX})}),
+    "point in a key": spaces.Dict({"arm.left": BOX}),
+    "key of torch's": spaces.Dict({"keys": BOX}),
     "text": spaces.Text(5),
     "infinite": spaces.Box(-np.inf, np.inf, (2,)),
     "half": spaces.Box(np.array([-1, -np.inf]), np.array([1, 1]), dtype=np.float64),

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ANY_CODE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#{1,6} (.+?) *$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -28,7 +30,20 @@ def run(words: list[str], repo: Path, folder: Path) -> None:
     assert done.returncode in ((0, 1, 2) if "doctor" in words else (0,)), (words, done.stderr[-2000:])
 
 
+def anchors(text: str) -> set[str]:
+    """Of a page's headings, as GitHub and MyST make them; a comment in code is no heading."""
+    titles = [LINK.sub("]", title).lower() for title in HEADING.findall(ANY_CODE.sub("", text))]
+    return {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles}
+
+
 def dangling(text: str, folder: Path) -> set[str]:
-    """Links to files that do not exist; the network is not asked."""
-    relative = {link.partition("#")[0] for link in LINK.findall(text) if not link.startswith(("http:", "https:"))}
-    return {link for link in relative if link and not (folder / link).exists()}
+    """Links to files that do not exist, or to a heading that a page does not have; the network is not asked."""
+    return {link for link in LINK.findall(text) if not link.startswith(("http:", "https:")) and not _leads(link, text, folder)}
+
+
+def _leads(link: str, text: str, folder: Path) -> bool:
+    name, _, anchor = link.partition("#")
+    page = folder / name
+    if not page.exists() or not anchor:
+        return page.exists()
+    return anchor in anchors(page.read_text() if name else text)

@@ -18,6 +18,22 @@ PUBLIC = ("sb3_trpo_ext", "sb3_trpo_ext.export", "sb3_trpo_ext.monitoring", "sb3
 DIRECTIVE = re.compile(r"^\.\. (?:auto\w+|py:data):: ([\w.]+)$", re.MULTILINE)
 
 
+def test_every_link_leads_to_a_file_and_a_heading(repo: Path) -> None:
+    read = [*repo.glob("*.md"), *repo.glob("docs/*.md"), repo / "results/README.md"]
+    assert len(read) > 30
+    dangling = {str(page): found for page in read if (found := pages.dangling(page.read_text(), page.parent))}
+    assert dangling == {}
+
+
+def test_a_heading_that_was_renamed_is_found(repo: Path, tmp_path: Path) -> None:
+    migration, theory = ((repo / "docs" / name).read_text() for name in ("migration.md", "theory.md"))
+    renamed = migration.replace("\n## Units\n", "\n## Unities\n")
+    assert "#units" in pages.dangling(renamed, repo / "docs") - pages.dangling(migration, repo / "docs")
+    (tmp_path / "theory.md").write_text(theory.replace("Joint or mean", "Sum or mean"))
+    assert "theory.md#joint-or-mean" in pages.dangling("[why](theory.md#joint-or-mean)", tmp_path)
+    assert pages.anchors("```\n# no heading\n```\n## The `x` of [it](y.md): 1,000 λ") == {"the-x-of-it-1000-λ"}
+
+
 def without_a_place(page: str) -> set[str]:
     public = {f"{module}.{name}" for module in PUBLIC for name in importlib.import_module(module).__all__}
     return (public | {"sb3_trpo_ext.core.NUMERICS_VERSION"}) - set(DIRECTIVE.findall(page))
@@ -28,6 +44,18 @@ def test_every_public_name_has_its_place(repo: Path) -> None:
     assert without_a_place(page) == set()
     # A name that only the text mentions has none.
     assert without_a_place(page.replace(".. autoclass:: sb3_trpo_ext.Checkpoints", "")) == {"sb3_trpo_ext.Checkpoints"}
+
+
+def test_time_saved_is_said_as_it_was_measured(repo: Path) -> None:
+    """By the first table of the benchmarks, which a script writes."""
+    benchmarks, migration = ((repo / "docs" / name).read_text() for name in ("benchmarks.md", "migration.md"))
+    rows = re.findall(r"^\| whole training, (\w+)-v\d, (\d) environments \|[^|]*\| ([\d.]+) ", benchmarks, re.MULTILINE)
+    ratios = {f"{task} in 8" if number == "8" else task: ratio for task, number, ratio in rows}
+    assert len(ratios) > 4
+    said = " ".join(migration.partition("## What it saves")[2].partition("## ")[0].split())
+    assert f"takes {min(ratios.values())} to {max(ratios.values())} of sb3-contrib's time" in said
+    for task, ratio in ratios.items():
+        assert re.search(rf"{task}(?: environments)? {ratio}\b", said), task
 
 
 def test_migration_names_every_key_and_every_argument_of_ours(repo: Path) -> None:

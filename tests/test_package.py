@@ -1,8 +1,11 @@
 """What is published: a wheel and a source distribution, built as a release is, and looked into."""
 
+import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
@@ -36,17 +39,14 @@ IN_THE_SOURCE = (
 )
 LARGEST_WHEEL, LARGEST_SOURCE = 1_000_000, 5_000_000
 
-# Where nothing of the checkout is in the way: no `PYTHONPATH`, and the files that were unpacked first.
-FROM_THE_WHEEL = """
+NO_EXTRA = "does not provide the extra"
+WHERE = """
 import sys
-sys.path.insert(0, sys.argv.pop(1))
 import sb3_trpo_ext
 from sb3_trpo_ext import zoo
-from sb3_trpo_ext.__main__ import main
-assert sb3_trpo_ext.__file__.startswith(sys.path[0]), sb3_trpo_ext.__file__
-assert zoo.config_file().is_relative_to(sys.path[0]), zoo.config_file()
+assert sb3_trpo_ext.__file__.startswith(sys.prefix), sb3_trpo_ext.__file__
+assert zoo.config_file().is_relative_to(sys.prefix), zoo.config_file()
 assert zoo.hyperparams["Hopper-v5"]["kl_reduction"] == "joint"
-sys.exit(main())
 """
 
 
@@ -90,16 +90,36 @@ def test_the_source_holds_tests_and_pages_and_no_heap_of_measurements(built: Pat
 
 
 @pytest.mark.slow
-def test_what_is_in_the_wheel_trains_by_our_yaml_and_shows_the_trained_agent(built: Path, tmp_path: Path) -> None:
-    (path,) = built.glob("*.whl")
-    with zipfile.ZipFile(path) as wheel:
-        wheel.extractall(tmp_path / "site")
-    for arguments in (
-        ["train", "--env", "CartPole-v1", "-n", "2048", "--seed", "1", "--eval-freq", "-1"],
-        ["enjoy", "--env", "Hopper-v5", "--pretrained", "--no-render", "-n", "1000", "--device", "cpu"],
-    ):
-        command = [sys.executable, "-c", FROM_THE_WHEEL, str(tmp_path / "site"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+def test_the_readme_installs_what_trains_by_our_yaml_and_shows_the_trained_agent(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    In a new environment that has the packages of this one, but not its sb3_trpo_ext.
+
+    No index is asked: pip ends with an error if what an extra asks for is not there, in that version.
+    """
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    venv.create(tmp_path / "fresh", with_pip=False)
+    ((python,), (site,)) = ((tmp_path / "fresh").glob(each) for each in ("bin/python", "lib/python*/site-packages"))
+    others = tmp_path / "others"
+    others.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith(("sb3_trpo_ext", "_sb3_trpo_ext")):
+            (others / path.name).symlink_to(path)
+    (site / "others.pth").write_text(f"{others}\n")
+
+    def run(*words: str) -> str:
+        done = subprocess.run([str(python), *words], capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "Mean reward" in done.stdout
+        return done.stdout + done.stderr
+
+    (asked,) = re.findall(r"`pip install '(sb3-trpo-ext\[.*?\])'`", (Path(__file__).parents[1] / "README.md").read_text())
+    said = run("-m", "pip", "install", "--no-index", "--find-links", str(built), asked)
+    assert f"Successfully installed sb3-trpo-ext-{VERSION}" in said
+    assert NO_EXTRA not in said
+    assert NO_EXTRA in run("-m", "pip", "install", "--no-index", "sb3-trpo-ext[nothing]")
+    run("-c", WHERE)
+    run("-m", "sb3_trpo_ext", "train", "--env", "CartPole-v1", "-n", "2048", "--seed", "1", "--eval-freq", "-1")
+    agent = ("--env", "Hopper-v5", "--pretrained", "--no-render", "-n", "1000", "--device", "cpu")
+    assert "Mean reward" in run("-m", "sb3_trpo_ext", "enjoy", *agent)
     assert (tmp_path / "logs/trpo/CartPole-v1_1/CartPole-v1.zip").is_file()

@@ -25,7 +25,11 @@ def test_every_link_leads_to_a_file(readme: Path) -> None:
 
 
 def test_make_knows_its_targets(readme: Path) -> None:
-    """``make run`` takes minutes, and ``make test`` would run this test: here make only says what it would do."""
+    """
+    Here make only says what it would do.
+
+    ``make test`` runs this test, in CI too; the script of ``make run`` runs in ``tests/zoo/test_main_job.py``.
+    """
     targets = [words[1] for words in pages.commands(readme) if words[0] == "make"]
     assert targets == ["run", "test"]
     for target in targets:
@@ -35,7 +39,7 @@ def test_make_knows_its_targets(readme: Path) -> None:
 
 
 def test_pip_is_asked_for_extras_that_there_are(readme: Path) -> None:
-    """Nothing is installed."""
+    """Nothing is installed here; ``tests/test_package.py`` does, slowly."""
     asked = re.findall(r"pip install .*", readme.read_text())
     extras = {extra for line in asked for names in re.findall(r"\[([\w,]+)\]", line) for extra in names.split(",")}
     there = (readme.parent / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]

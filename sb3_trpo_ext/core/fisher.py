@@ -3,7 +3,7 @@ The actor linearised at theta_k: gradients Jᵀ u and Fisher-vector products F v
 
 J = d phi / d theta, M = Fisher metric of the action distribution. F is the exact Hessian of the mean KL at theta_k (its
 first-order term vanishes there) and positive semi-definite by construction (Martens, "New insights and perspectives on
-the natural gradient method", 2020, section 9).
+the natural gradient method", 2020).
 
 Four ways ("rungs") to the same matrix, for no single one works on every module:
 

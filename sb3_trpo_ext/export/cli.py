@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import warnings
 import zipfile
@@ -19,6 +20,9 @@ SUMMARY = "write a trained policy as ONNX or TorchScript"
 
 NOT_FINAL = ("best_model", "rl_model")
 """How zips in a folder of the Zoo begin that are not the model at the end of the training."""
+OF_TRPO = "cg_max_steps"
+"""A setting that every TRPO saves, ours and sb3-contrib's, and no other algorithm of theirs."""
+API = "sb3_trpo_ext.export.export_policy, which takes any of SB3's actor-critics"
 
 
 def main(arguments: list[str]) -> int:
@@ -71,7 +75,7 @@ def load(path: Path) -> TRPO:
     """
     Load a model to act, not to train on: what it would say about its settings does not matter.
 
-    :param path: its zip
+    :param path: its zip, of our TRPO or of sb3-contrib's
     :return: the model, on the CPU
     """
     if not zipfile.is_zipfile(path):
@@ -79,10 +83,19 @@ def load(path: Path) -> TRPO:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return TRPO.load(path, device="cpu")
+            of_trpo = _is_of_trpo(path)
+            model = TRPO.load(path, device="cpu") if of_trpo else None
         except Exception as error:  # pickles and archives of others: anything may come
-            why = "another algorithm's, or cut off?"
-            raise ExportError(f"{path} can't be loaded as a model of TRPO ({why}): {reason(error)}") from error
+            raise ExportError(f"{path} can't be loaded as a model of TRPO (cut off?): {reason(error)}") from error
+    if model is None:
+        raise ExportError(f"{path} is another algorithm's model, not TRPO's: load it in a script, for {API}")
+    return model
+
+
+def _is_of_trpo(path: Path) -> bool:
+    """A zip does not name its algorithm, and ``load`` fills what a model of A2C lacks with TRPO's defaults."""
+    with zipfile.ZipFile(path) as zipped:
+        return OF_TRPO in json.loads(zipped.read("data"))
 
 
 def statistics_beside(path: Path) -> Path | None:
@@ -90,9 +103,10 @@ def statistics_beside(path: Path) -> Path | None:
     Find the statistics that the Zoo has saved with a model.
 
     :param path: the model's zip
-    :return: ``FOLDER/ENV/vecnormalize.pkl``; None if there is none
+    :return: ``FOLDER/ENV/vecnormalize.pkl``, with the Zoo's ``config.yml`` beside it; None if there is none, such as where
+        statistics may be anyone's
     """
-    found = sorted(path.parent.glob("*/vecnormalize.pkl"))
+    found = [each for each in sorted(path.parent.glob("*/vecnormalize.pkl")) if each.with_name("config.yml").is_file()]
     if len(found) > 1:
         raise ExportError(f"{len(found)} folders beside {path.name} hold a vecnormalize.pkl: name one with --normalize")
     return found[0] if found else None

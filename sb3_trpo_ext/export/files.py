@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
@@ -63,9 +64,11 @@ def export_policy(
         raise ExportError(f"{path.name}: the suffix names the format: {', '.join(WRITERS)}")
     if not isinstance(model.policy, ActorCriticPolicy):
         raise ExportError(f"{type(model.policy).__name__} is no ActorCriticPolicy: only such can be exported")
+    if isinstance(model.policy, RecurrentActorCriticPolicy):
+        raise ExportError(f"{type(model.policy).__name__} keeps a state between steps, which a file can't")
     vec_normalize = vec_normalize or model.get_vec_normalize_env()
     if vec_normalize is None and model._last_original_obs is not None:
-        raise ExportError("the model was trained on observations of VecNormalize: give its statistics (vec_normalize.pkl)")
+        raise ExportError("the model was trained behind VecNormalize: give its statistics (vec_normalize= or --normalize)")
     deployed = DeployedPolicy(model.policy, vec_normalize, channels_last)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

@@ -137,13 +137,13 @@ def read_dump(path: Path) -> Dump:
     :raises DumpError: if it is none, is not whole, or is too large
     """
     header_file, arrays_file = files(path)
-    header = _read_header(header_file)
     try:
+        header = _read_header(header_file)
         content = _read_bounded(arrays_file, LARGEST_ARRAYS)
     except OSError as error:
-        raise DumpError(
-            f"{arrays_file}: {error.strerror or error}: a dump has two files, .json and .npz, side by side"
-        ) from error
+        both = f"{header_file.name} and {arrays_file.name}"
+        why = f"{error.filename}: {error.strerror or error}"
+        raise DumpError(f"{path}: is no dump, which is two files side by side, {both} ({why})") from error
     if hashlib.sha256(content).hexdigest() != header.get("arrays_sha256"):
         raise DumpError(f"{arrays_file}: is not the file that {header_file.name} was written with (cut off, or changed since)")
     return Dump(header, _read_arrays(arrays_file, content))
@@ -164,8 +164,6 @@ def _read_header(path: Path) -> dict[str, Any]:
         header = json.loads(_read_bounded(path, LARGEST_HEADER).decode(), parse_constant=_no_number)
     except DumpError:
         raise
-    except OSError as error:
-        raise DumpError(f"{path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise DumpError(f"{path}: is no JSON ({str(error)[:120]})") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:

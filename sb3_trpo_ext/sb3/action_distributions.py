@@ -160,7 +160,7 @@ def _gaussian(_: Distribution, mean_actions: Tensor, log_std: Tensor) -> Tensor:
 
 
 def _gsde(dist: StateDependentNoiseDistribution, mean_actions: Tensor, log_std: Tensor, latent_sde: Tensor) -> Tensor:
-    """SB3's variance: of the latent, detached, through the noise matrix (gSDE paper, arXiv 2005.05719, eq. 6)."""
+    """SB3's variance: of the latent, detached, through the noise matrix (gSDE: Raffin et al., arXiv 2005.05719)."""
     latent = latent_sde if dist.learn_features else latent_sde.detach()
     variance = torch.mm(latent**2, dist.get_std(log_std) ** 2)
     return torch.cat([mean_actions, 0.5 * torch.log(variance + dist.epsilon)], dim=-1)

@@ -231,7 +231,7 @@ def _entries(function: PolicyFunction) -> dict[int, slice]:
 
 
 def _inputs(layer: _Layer, x: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum over samples of aaᵀ, itself summed over locations (KFC, eq. 26: Omega)."""
+    """Weighted sum over samples of aaᵀ, itself summed over locations (Omega of Grosse and Martens, 2016)."""
     homogeneous = layer.bias is not None
     if isinstance(layer.module, nn.Linear):
         return _second_moment(x.reshape(len(x), -1, x.shape[-1]), weights, homogeneous, layer.shapes[0])
@@ -250,7 +250,7 @@ def _inputs(layer: _Layer, x: Tensor, weights: Tensor) -> Tensor:
 
 
 def _outputs(layer: _Layer, gradient: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum over samples of ggᵀ, averaged over locations (KFC, eq. 26: Gamma)."""
+    """Weighted sum over samples of ggᵀ, averaged over locations (Gamma of Grosse and Martens, 2016)."""
     if isinstance(layer.module, nn.Conv2d):
         gradient = gradient.flatten(2).transpose(1, 2)
     vectors = gradient.reshape(len(gradient), -1, gradient.shape[-1])

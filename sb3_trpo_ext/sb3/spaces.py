@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import filterfalse
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from torch import nn
 
 from sb3_trpo_ext.sb3.naming import shown
 
@@ -81,7 +83,19 @@ def _of_policy(space: spaces.Space, policy: Any) -> Iterator[str]:
         yield f"{what}: for a Dict it must be 'MultiInputPolicy'"
     elif policy == "MultiInputPolicy" and not is_dict:
         yield f"{what}, which is no Dict: it must be 'MlpPolicy', or 'CnnPolicy' for images"
+    elif isinstance(space, spaces.Dict) and policy == "MultiInputPolicy":
+        for key in filterfalse(_names_a_layer, space.spaces):
+            yield f"{what}: torch can name no layer {key!r}; rename that key in an ObservationWrapper"
     elif isinstance(space, spaces.Box) and isinstance(policy, str) and not space.shape:
         yield f"{what}, which has no axis: gymnasium.wrappers.ReshapeObservation gives it one"
     elif policy == "CnnPolicy" and len(space.shape or ()) != 3:
         yield f"{what}, which is no image: it must be 'MlpPolicy'"
+
+
+def _names_a_layer(key: str) -> bool:
+    """SB3 keeps an extractor for each key of a Dict in torch's ModuleDict: no "." in it, and no name of its own."""
+    try:
+        nn.ModuleDict({key: nn.Identity()})
+    except KeyError:
+        return False
+    return True

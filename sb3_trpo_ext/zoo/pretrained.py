@@ -40,6 +40,18 @@ def own_flags() -> argparse.ArgumentParser:
     return parser
 
 
+def _of_another_agent(arguments: list[str]) -> list[str]:
+    """Flags of the Zoo that ask for an agent, as it reads them (shortened, too), but for ``--algo trpo``."""
+    parser = argparse.ArgumentParser(prog="python -m sb3_trpo_ext", add_help=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("-f", "--folder", nargs="?")
+    for flag in ("--algo", "--exp-id", "--load-checkpoint"):
+        parser.add_argument(flag, nargs="?")
+    for flag in ("--load-best", "--load-last-checkpoint"):
+        parser.add_argument(flag, action="store_true")
+    asked = vars(parser.parse_known_args(arguments)[0])
+    return [f"--{name.replace('_', '-')}" for name, value in asked.items() if (name, value) != ("algo", "trpo")]
+
+
 def with_folder(name: str, arguments: list[str]) -> list[str]:
     """
     Put the package's folder in the place of ``--pretrained``.
@@ -47,13 +59,16 @@ def with_folder(name: str, arguments: list[str]) -> list[str]:
     :param name: one of ``SCRIPTS``; a film goes to ``logs/videos``, not to where the agent is
     :param arguments: the user's own flags
     :return: flags for the Zoo
-    :raises ValueError: if there is no trained agent for this environment
+    :raises ValueError: if there is no trained agent for this environment, or another one is asked for, too
     """
     known = own_flags().parse_known_args(arguments)[0]
     if not known.pretrained:
         return arguments
     if known.env not in trained():
         raise ValueError(f"--pretrained: no trained {known.env} comes with this package, only {', '.join(trained())}")
+    others = _of_another_agent(arguments)
+    if others:
+        raise ValueError(f"--pretrained is one agent of TRPO, at the end of its training: drop {', '.join(others)}")
     rest = [each for each in arguments if each != "--pretrained"]
     film = ["-o", "logs/videos"] if name == "record_video" else []
     return [*film, *rest, "-f", str(FOLDER)]
@@ -67,4 +82,5 @@ def hint(arguments: list[str]) -> str:
     :return: the end of a message, or nothing
     """
     known = own_flags().parse_known_args(arguments)[0]
-    return f" (a trained {known.env} comes with this package: --pretrained)" if known.env in trained() else ""
+    there = known.env in trained() and not known.pretrained
+    return f" (a trained {known.env} comes with this package: --pretrained)" if there else ""

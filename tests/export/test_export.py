@@ -2,24 +2,23 @@
 
 import copy
 import json
-import re
-import subprocess
 import sys
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
 from torch import nn
 
-from sb3_trpo_ext.export import ExportError, cli, export_policy, policy
+from sb3_trpo_ext.export import ExportError, export_policy, policy
+from tests.export.models import assert_acts_as, large, normalized, observations, read
 from tests.sb3.spaces import ACTIONS, IMAGE, OBSERVATIONS, VECTOR, RandomEnv, make_env, make_model, same
 
 # What torch says about TorchScript: in docs/export.md.
@@ -27,61 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 SPACES = [("box", observation) for observation in OBSERVATIONS] + [(action, "vector") for action in ACTIONS if action != "box"]
 SPACES += [("discrete", "dict"), ("multidiscrete", "image")]
-
-
-def large(model: Any) -> Any:
-    """Weights of a size that actions reach their bounds, and choices are not ties."""
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.policy.parameters():
-            parameter.add_(0.7 * torch.randn_like(parameter))
-    return model
-
-
-def normalized(observation: str = "vector", **kwargs: Any) -> VecNormalize:
-    """Statistics of sensors whose mean is far from zero."""
-    env = VecNormalize(make_env(observation=observation), **kwargs)
-    env.reset()
-    env.training = False
-    if not env.norm_obs:
-        return env
-    every = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
-    for statistics in every.values():
-        statistics.mean, statistics.var = statistics.mean + 1234.5678, 0.01 * statistics.var
-    return env
-
-
-def observations(model: Any, size: int = 64) -> Any:
-    """Other ones than the export's own check has seen."""
-    space = copy.deepcopy(model.observation_space)
-    space.seed(11)
-    drawn = [space.sample() for _ in range(size)]
-    return (
-        {key: np.stack([each[key] for each in drawn]) for key in space.spaces}
-        if isinstance(drawn[0], dict)
-        else np.stack(drawn)
-    )
-
-
-def read(path: Path) -> Any:
-    """Act by what a file holds."""
-    if path.suffix == ".onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        names = [each.name for each in session.get_inputs()]
-        return lambda *raw: session.run(None, dict(zip(names, raw, strict=True)))[0]
-    module = torch.jit.load(path) if path.suffix == ".pt" else torch.export.load(path).module()
-    return lambda *raw: module(*map(torch.as_tensor, raw)).numpy()
-
-
-def assert_acts_as(model: Any, path: Path, raw: Any, seen: Any = None, tolerance: float = 1e-5) -> None:
-    expected, _ = model.predict(raw if seen is None else seen, deterministic=True)
-    actions = read(path)(*(raw.values() if isinstance(raw, dict) else [raw]))
-    assert actions.shape == expected.shape
-    np.testing.assert_allclose(actions, expected, rtol=tolerance, atol=tolerance)
-    assert len(np.unique(expected.reshape(len(expected), -1), axis=0)) > 1
-
 
 # ---------------------------------------------------------------- the same actions
 
@@ -162,10 +106,12 @@ def test_images_as_a_camera_gives_them() -> None:
 
 
 def test_bounds_in_float64_are_kept_although_actions_are_float32() -> None:
-    space = spaces.Box(-0.1, 0.1, (2,), np.float64)
-    model = large(make_model(env=make_vec_env(RandomEnv, env_kwargs={"observation_space": VECTOR, "action_space": space})))
-    export_policy(model, "policy.pt")
-    actions = read(Path("policy.pt"))(observations(model)).astype(np.float64)
+    space, seen = spaces.Box(-0.1, 0.1, (2,), np.float64), spaces.Box(-1.0, 1.0, (6,), np.float64)
+    model = large(make_model(env=make_vec_env(RandomEnv, env_kwargs={"observation_space": seen, "action_space": space})))
+    assert export_policy(model, "policy.pt").inputs == {"observation": ((6,), "float32")}
+    # In float64 are the bounds that predict clips by, and so its actions; as numbers they are float32's.
+    assert model.predict(observations(model))[0].dtype == np.float64
+    actions = read(Path("policy.pt"))(observations(model).astype(np.float32)).astype(np.float64)
     assert float(np.float32(0.1)) > 0.1  # rounding the bound to the nearest would leave the space
     assert np.abs(actions).max() <= 0.1 < np.abs(actions).max() + 1e-8
 
@@ -187,8 +133,9 @@ def test_a_model_is_as_it_was_after_its_export() -> None:
     model.learn(64)
 
 
-def test_other_on_policy_models_of_sb3_can_be_exported() -> None:
-    model = large(PPO("MlpPolicy", make_env(), n_steps=8, batch_size=8))
+@pytest.mark.parametrize("algorithm", [A2C, PPO])
+def test_other_actor_critics_of_sb3_can_be_exported(algorithm: type[OnPolicyAlgorithm]) -> None:
+    model = large(algorithm("MlpPolicy", make_env(), n_steps=32))
     export_policy(model, "policy.pt")
     assert_acts_as(model, Path("policy.pt"), observations(model))
 
@@ -260,7 +207,7 @@ def test_statistics_are_not_forgotten() -> None:
     model = make_model(env=normalized()).learn(64)
     model.save("model.zip")
     alone = type(model).load("model.zip", device="cpu", warn_on_risky=False)
-    with pytest.raises(ExportError, match=r"trained on observations of VecNormalize"):
+    with pytest.raises(ExportError, match=r"trained behind VecNormalize"):
         export_policy(alone, "policy.pt")
     export_policy(alone, "policy.pt", model.get_vec_normalize_env())
 
@@ -273,6 +220,8 @@ def test_what_can_not_be_exported_is_said_in_one_line() -> None:
         export_policy(model, "policy.pt", channels_last=True)
     with pytest.raises(ExportError, match="DQNPolicy is no ActorCriticPolicy"):
         export_policy(DQN("MlpPolicy", "CartPole-v1", buffer_size=10), "policy.pt")
+    with pytest.raises(ExportError, match="keeps a state between steps"):
+        export_policy(RecurrentPPO("MlpLstmPolicy", "CartPole-v1"), "policy.pt")
     stacked = make_vec_env(RandomEnv, env_kwargs={"observation_space": VECTOR, "action_space": spaces.Box(-1, 1, (1,))})
     frames = make_model(env=VecFrameStack(VecNormalize(stacked), 2))
     with pytest.raises(ExportError, match=r"observation has the shape \(12,\), but VecNormalize's statistics \(6,\)"):
@@ -287,75 +236,3 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"ONNX needs onnxruntime: pip install 'sb3-trpo-ext\[export\]'"):
         export_policy(make_model(), "policy.onnx")
-
-
-# ---------------------------------------------------------------- the command
-
-
-def a_run_of_the_zoo() -> Any:
-    folder = Path("logs/trpo/Robot-v0_1")
-    (folder / "Robot-v0").mkdir(parents=True)
-    env = normalized()
-    model = large(make_model(env=env))
-    model.save(folder / "Robot-v0.zip")
-    model.save(folder / "best_model.zip")
-    env.save(str(folder / "Robot-v0/vecnormalize.pkl"))
-    return model, folder
-
-
-def test_the_command_takes_a_run_of_the_zoo_or_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    model, folder = a_run_of_the_zoo()
-    raw = np.full((3, 6), 1234.5, np.float32) + np.arange(3, dtype=np.float32)[:, None] / 4
-    for named in (folder, folder / "Robot-v0", folder / "best_model.zip"):
-        assert cli.main([str(named), "-o", "policy.pt"]) == 0
-        said = capsys.readouterr().out
-        assert "normalised by logs/trpo/Robot-v0_1/Robot-v0/vecnormalize.pkl" in said
-        assert "policy.pt: observation float32[6] -> action" in said
-        assert_acts_as(model, Path("policy.pt"), raw, model.get_vec_normalize_env().normalize_obs(raw))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["nowhere"], "nowhere is no saved model"),
-        (["logs"], "logs holds 0 models: name the zip"),
-        (["logs/trpo/Robot-v0_1", "--normalize", "logs/trpo/Robot-v0_1/other.pkl"], "holds no VecNormalize, but a dict"),
-        (["logs/trpo/Robot-v0_1", "--normalize", "nowhere.pkl"], "nowhere.pkl"),
-        (["logs/trpo/Robot-v0_1", "--normalize", "text"], "text can't be read as saved by VecNormalize.save: UnpicklingError"),
-        (["logs/trpo/Robot-v0_1", "--normalize", "empty"], "empty can't be read as saved by VecNormalize.save: EOFError"),
-        (["."], ". holds 0 models: name the zip"),
-        (["text"], "text is no saved model"),
-        (["archives/dqn"], "archives/dqn.zip can't be loaded as a model of TRPO (another algorithm's"),
-        (["archives/any"], "archives/any.zip can't be loaded as a model of TRPO (another algorithm's"),
-        (["logs/trpo/Robot-v0_1", "--channels-last"], "no images"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "_".join(value).replace("/", "."),
-)
-def test_the_command_fails_in_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _, folder = a_run_of_the_zoo()
-    (folder / "other.pkl").write_bytes(b"\x80\x04}.")
-    Path("text").write_text("hello world")
-    Path("empty").touch()
-    Path("archives").mkdir()
-    DQN("MlpPolicy", "CartPole-v1", buffer_size=10).save("archives/dqn")
-    with zipfile.ZipFile("archives/any.zip", "w") as archive:
-        archive.writestr("some", "thing")
-    assert cli.main([*arguments, "-o", "policy.pt"]) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
-    assert not Path("policy.pt").exists()
-
-
-def test_a_robot_needs_neither_torch_nor_us(repo: Path) -> None:
-    """The snippet of the page, with nothing but numpy and onnxruntime."""
-    (snippet,) = re.findall(r"```python\n(import numpy.*?)```", (repo / "docs/export.md").read_text(), re.DOTALL)
-    model = large(make_model())
-    export_policy(model, "policy.onnx")
-    forbid = "import sys\nfor name in ('torch', 'stable_baselines3', 'sb3_trpo_ext', 'gymnasium'): sys.modules[name] = None\n"
-    done = subprocess.run(
-        [sys.executable, "-c", forbid + snippet + "\nprint(action.tolist())"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    expected, _ = model.predict(np.zeros(6, np.float32), deterministic=True)
-    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), expected, rtol=1e-5)

@@ -102,6 +102,8 @@ WRONG_SPACES: dict[str, tuple[Any, Any, str, list[str]]] = {
     "Mlp with Dict": ("dict", None, "MlpPolicy", ["policy='MlpPolicy'", "'MultiInputPolicy'"]),
     "Cnn with Dict": ("dict", None, "CnnPolicy", ["policy='CnnPolicy'", "'MultiInputPolicy'"]),
     "MultiInput with Box": (None, None, "MultiInputPolicy", ["policy='MultiInputPolicy'", "'MlpPolicy'"]),
+    "MultiInput with a point in a key": ("point in a key", None, "MultiInputPolicy", ["no layer 'arm.left'", "rename"]),
+    "MultiInput with a key of torch's": ("key of torch's", None, "MultiInputPolicy", ["no layer 'keys'", "rename"]),
     "Cnn with a vector": (None, None, "CnnPolicy", ["policy='CnnPolicy'", "no image", "'MlpPolicy'"]),
 }
 

@@ -144,6 +144,12 @@ def test_the_zoo_tracks_our_keys_offline() -> None:
         (["enjoy", "--env", "Hopper-v5"], "(a trained Hopper-v5 comes with this package: --pretrained)"),
         (["enjoy", "--env", "Hopper-v5", "--exp-id", "3"], "(a trained Hopper-v5 comes with this package: --pretrained)"),
         (["enjoy", "--env", "Ant-v5", "--pretrained"], "no trained Ant-v5 comes with this package, only Hopper-v5"),
+        (["enjoy", "--env", "Hopper-v5", "--pretrained", "--load-best", "--algo", "ppo"], "drop --load-best, --algo"),
+        (["enjoy", "--env", "Hopper-v5", "--pretrained", "-f", "logs"], "drop --folder"),
+        (["enjoy", "--env", "Hopper-v5", "--pretrained", "-flogs"], "drop --folder"),
+        (["record_video", "--env", "Hopper-v5", "--pretrained", "--load-l"], "drop --load-last-checkpoint"),
+        (["record_video", "--env", "Hopper-v5", "--pretrained", "--exp=7"], "drop --exp-id"),
+        (["enjoy", "--env", "Hopper-v5", "--pretrained", "--load-checkpoint"], "drop --load-checkpoint"),
         (["record_video", "--pretrained"], "no trained CartPole-v1 comes with this package, only Hopper-v5"),
     ],
 )

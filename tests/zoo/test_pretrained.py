@@ -87,8 +87,8 @@ def test_the_flag_is_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch
 
 
 def test_a_film_is_not_put_into_the_package() -> None:
-    asked = pretrained.with_folder("record_video", ["--env", "Hopper-v5", "--pretrained", "-o", "mine"])
-    assert asked == ["-o", "logs/videos", "--env", "Hopper-v5", "-o", "mine", "-f", str(pretrained.FOLDER)]
+    asked = pretrained.with_folder("record_video", ["--env", "Hopper-v5", "--pretrained", "--algo", "trpo", "-o", "mine"])
+    assert asked == ["-o", "logs/videos", "--env", "Hopper-v5", "--algo", "trpo", "-o", "mine", "-f", str(pretrained.FOLDER)]
 
 
 def test_enjoy_before_any_training(repo: Path) -> None:
