@@ -13,7 +13,7 @@ import statistics
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from evaluate_configs import WORK, carry_out
+from evidence.command_line import WORK, carry_out
 from evidence.configurations import BadInput, Entry
 from evidence.provenance import provenance
 from evidence.runs import CURVE_POINTS, Run
