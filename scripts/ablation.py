@@ -17,11 +17,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluate_configs import add, add_machinery, carry_out, check_numbers, guarded, random_run
-from evidence.configurations import BadInput, Entry, make_run, our_entry
+from evidence.command_line import add, add_machinery, add_runs, carry_out, check_numbers, guarded, random_run
+from evidence.configurations import BadInput, make_run, our_entry
 from evidence.provenance import REPO
-from evidence.runs import OURS, PLAIN_CG, RANDOM, Run
+from evidence.runs import RANDOM, Run
 from evidence.store import write_whole
+from evidence.variants import NAMES, SHIPPED, variants_of
 from rich.console import Console
 
 try:
@@ -31,52 +32,8 @@ try:
 except ImportError as error:
     sys.exit(f"ablation: {error}: pip install -e '.[bench]' brings what reports need")
 
-SHIPPED = "shipped"
 Wanted = dict[str, dict[str, list[Run]]]
 """Task to variant to runs, in the order of the seeds."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """
-    What is shipped, with one thing changed.
-
-    :param what: was changed, for people
-    :param overrides: of the entry
-    :param implementation: that trains
-    """
-
-    what: str
-    overrides: Entry
-    implementation: str = OURS
-
-
-def variants_of(entry: Entry) -> dict[str, Variant]:
-    """
-    List what is compared with an entry.
-
-    :param entry: the shipped settings of a task
-    :return: variants by name, what is shipped first
-    """
-    epochs = entry.get("n_critic_updates", 10)
-    kfac = entry.get("cg_preconditioner", "none") == "kfac"
-    bare = {"adaptive_damping": False, "max_critic_updates": epochs, "cg_precision": "float32", "cg_preconditioner": "none"}
-    return {
-        SHIPPED: Variant("as shipped", {}),
-        "float32": Variant("products and recurrence of CG in float32", {"cg_precision": "float32"}),
-        "float64": Variant("all products of CG in float64", {"cg_precision": "float64"}),
-        "plain-cg": Variant("CG re-orthogonalises nothing", {}, PLAIN_CG),
-        "fixed-damping": Variant("damping does not adapt, failed solves are not retried", {"adaptive_damping": False}),
-        "critic-epochs": Variant("no extra epochs while the value loss has not fallen", {"max_critic_updates": epochs}),
-        "critic-gate": Variant("no policy step while the critic explains nothing", {"min_explained_variance": 0.0}),
-        "preconditioner": Variant(
-            f"{'no preconditioner' if kfac else 'K-FAC'}", {"cg_preconditioner": "none" if kfac else "kfac"}
-        ),
-        "bare": Variant("float32, plain CG, fixed damping, no extra epochs: all of it away", bare, PLAIN_CG),
-    }
-
-
-NAMES = tuple(variants_of({}))
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -87,10 +44,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     :return: what was asked for
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", required=True, metavar="ID", help="environment ids")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N", help="default: 0 to 4")
+    add_runs(parser)
     parser.add_argument("--variants", nargs="+", choices=NAMES[1:], default=NAMES[1:], help="default: all")
-    parser.add_argument("--steps", type=int, help="environment steps (default: n_timesteps of the settings)")
     parser.add_argument("--docs", type=Path, default=REPO / "docs", help="where to write (default: docs/)")
     add_machinery(parser)
     return parser.parse_args(argv)

@@ -24,7 +24,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluate_configs import add, add_machinery, carry_out, check_numbers, guarded, random_run
+from evidence.command_line import add, add_machinery, carry_out, check_numbers, guarded, random_run
 from evidence.configurations import BadInput, Entry, equivalence_overrides, make_run
 from evidence.provenance import REPO
 from evidence.runs import Run

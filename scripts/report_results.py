@@ -15,7 +15,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from evaluate_configs import RESULTS, guarded
+from evidence.command_line import RESULTS, guarded
 from evidence.configurations import BadInput
 from evidence.provenance import REPO
 from evidence.runs import REFERENCE

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import optuna
-from evaluate_configs import RESULTS, guarded
+from evidence.command_line import RESULTS, guarded
 from evidence.configurations import BadInput, check_task, our_entry
 from evidence.provenance import REPO
 from rich.console import Console

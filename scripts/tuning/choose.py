@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from evaluate_configs import WORK, carry_out
+from evidence.command_line import WORK, carry_out
 from evidence.configurations import BadInput, Entry, parse_overrides, refuse_unknown, show_overrides
 from evidence.provenance import provenance
 from evidence.runs import CURVE_POINTS, Run
