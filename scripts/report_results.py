@@ -23,9 +23,12 @@ from evidence.store import write_whole
 from rich.console import Console
 
 try:
+    import pandas as pd
     from evidence import figures, metrics, scores, sections
 except ImportError as error:
     sys.exit(f"report_results: {error}: pip install -e '.[bench]' brings what reports need")
+
+PUBLISHED = RESULTS / "published.csv"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -95,6 +98,7 @@ def write_page(evidence: scores.Evidence, args: argparse.Namespace, command: str
     found = sections.aggregates(evidence)
     names = draw(evidence, found, args.docs / "figures", args.name, command)
     missing = sections.gaps(evidence)
+    published = sections.published_table(evidence, pd.read_csv(PUBLISHED))
     parts = [
         f"# Results: {', '.join(evidence.methods)}",
         f"Written by `{command}`: do not edit.",
@@ -103,6 +107,8 @@ def write_page(evidence: scores.Evidence, args: argparse.Namespace, command: str
         "## Aggregates\n\n" + sections.aggregate_table(evidence, found),
         *(f"![{name.replace('_', ' ')}: {sections.caption(evidence)}](figures/{name}.svg)" for name in names),
         "## Tasks\n\n" + sections.task_table(evidence),
+        "## Seed by seed\n\n" + sections.seed_table(evidence),
+        *(["## Beside published figures\n\n" + sections.PUBLISHED_TEXT + "\n\n" + published] if published else []),
         "## Stability\n\n" + sections.STABILITY_TEXT + "\n\n" + sections.stability_table(evidence),
         "## Where it comes from\n\n" + sections.origin(evidence),
     ]

@@ -145,6 +145,43 @@ def task_table(evidence: Evidence) -> str:
     return table(columns, rows)
 
 
+def seed_table(evidence: Evidence) -> str:
+    """
+    Show the final return of every run.
+
+    :param evidence: the runs
+    :return: Markdown
+    """
+    rows = []
+    for task in evidence.tasks:
+        for method in evidence.methods:
+            finals = dict(zip(evidence.seeds_of(method, task), evidence.finals(method, task), strict=True))
+            if finals:
+                rows.append([task, method, *(number(finals.get(seed), 4) for seed in evidence.seeds)])
+    return table(["task", "method", *(f"seed {seed}" for seed in evidence.seeds)], rows)
+
+
+def published_table(evidence: Evidence, published: pd.DataFrame) -> str:
+    """
+    Show what others have published beside what was measured here.
+
+    :param evidence: the runs
+    :param published: columns task, source, version, return_mean, spread, what
+    :return: Markdown; empty if nothing was published on these tasks
+    """
+    methods = [method for method in evidence.methods if method != REFERENCE]
+    rows = []
+    for row in published[published.task.isin(evidence.tasks)].sort_values("task", kind="stable").itertuples():
+        rows.append([row.task, f"{number(row.return_mean, 4)} ± {number(row.spread)}", f"{row.source}, {row.version}"])
+        rows[-1].append(row.what)
+        for method in methods:
+            finals = evidence.finals(method, row.task)
+            reached = int((finals >= row.return_mean).sum())
+            rows[-1].append(f"{number(finals.mean(), 4)} ({reached}/{len(finals)})" if len(finals) else "-")
+    titles = [f"{method} (seeds that reach it)" for method in methods]
+    return table(["task", "published", "by, version of the task", "what", *titles], rows) if rows else ""
+
+
 def paired_difference(evidence: Evidence, method: str, task: str) -> str:
     """
     Compare with the reference, seed by seed.
@@ -195,6 +232,12 @@ that nobody is charged for losing what others never had. "Evaluations lower": sh
 before. "Updates lower": share of updates after which the mean return of the training episodes that ended in the next
 rollout was lower than in the one before; a half is what noise alone gives. KL/δ: largest bounded KL of an accepted
 step, by the implementation's own account."""
+
+PUBLISHED_TEXT = """\
+TRPO's returns after 1,000,000 steps (unless said) in `results/published.csv`, on older versions of the tasks, so no bar that
+could be reached or missed exactly. RL Zoo (`benchmark.md`): one trained agent, mean ± standard deviation of its episodes.
+Tianshou (`examples/mujoco/README.md`): for each of 10 seeds its best evaluation, mean ± standard deviation of the seeds; here
+it is the last one that counts."""
 
 METHOD_TEXT = f"""\
 Score of a run: mean return of {FINAL_EPISODES} deterministic episodes after training, with unnormalised rewards.

@@ -4,7 +4,9 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import yaml
 
 pytest.importorskip("rliable", reason="reports need the extra `bench`")
 
@@ -14,6 +16,8 @@ from evidence import metrics, scores, sections, tables
 from evidence.configurations import BadInput
 from evidence.runs import Run
 from matplotlib import image
+
+from sb3_trpo_ext.zoo import config_file
 
 from .made_up import SOURCE, make_up
 
@@ -44,13 +48,34 @@ def test_a_page_with_everything(tmp_path: Path) -> None:
     page = (docs / "results.md").read_text()
     assert "Nothing is missing." in page
     assert "2 tasks, seeds 0, 1, 2, 1,000,000 steps" in page
-    assert page.count("| Hopper-v5 |") == 4 + 3  # three methods and random; stability
+    assert page.count("| Hopper-v5 |") == 4 + 3 + 3 + 2  # three methods and random; seeds; published by two; stability
     for name in ("results_curves", "results_aggregate", "results_sample_efficiency"):
         check_figure(docs / "figures" / name)
         assert f"figures/{name}.svg" in page
     before = {path.name: path.read_bytes() for path in docs.rglob("*.*")}
     assert report_results.main(command) == 0
     assert {path.name: path.read_bytes() for path in docs.rglob("*.*")} == before  # the same each time
+
+
+def test_every_seed_and_what_others_published_stand_in_tables(tmp_path: Path) -> None:
+    make_up(tmp_path, TASKS, ["contrib-zoo", "ours"], 3)
+    evidence = scores.load(tmp_path / "results")
+    finals = evidence.finals("ours", "Hopper-v5")
+    seeds = " | ".join(tables.number(float(value), 4) for value in finals)
+    assert f"| Hopper-v5 | ours | {seeds} |" in sections.seed_table(evidence)
+    middle = float(np.median(finals))
+    theirs = {"source": "Them", "version": "v3", "return_mean": middle, "spread": 1.0, "what": "one run"}
+    published = pd.DataFrame({"task": ["Hopper-v5", "Ant-v5"], **theirs})
+    (row,) = sections.published_table(evidence, published).splitlines()[2:]
+    best, mean = (tables.number(float(value), 4) for value in (middle, finals.mean()))
+    assert row == f"| Hopper-v5 | {best} ± 1 | Them, v3 | one run | {mean} (2/3) |"
+    assert sections.published_table(evidence, published[1:]) == ""
+
+
+def test_published_figures_are_of_tasks_that_have_an_entry() -> None:
+    published = pd.read_csv(report_results.PUBLISHED)
+    assert set(published.task) < set(yaml.safe_load(config_file().read_text()))
+    assert not published.duplicated(["task", "source"]).any()
 
 
 def test_missing_seeds_are_said_and_not_aggregated(tmp_path: Path) -> None:
