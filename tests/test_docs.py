@@ -34,6 +34,39 @@ def test_a_heading_that_was_renamed_is_found(repo: Path, tmp_path: Path) -> None
     assert pages.anchors("```\n# no heading\n```\n## The `x` of [it](y.md): 1,000 λ") == {"the-x-of-it-1000-λ"}
 
 
+def unknown_names(snippets: dict[str, str], folder: Path) -> str:
+    """By ruff; ``model`` and ``env`` are the reader's."""
+    for name, code in snippets.items():
+        (folder / f"{name}.py").write_text(code)
+    ruff = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--no-cache",
+        "--select",
+        "F821",
+        "--output-format",
+        "concise",
+    ]
+    return subprocess.run(
+        [*ruff, "--config", 'builtins = ["model", "env"]', str(folder)], capture_output=True, text=True
+    ).stdout
+
+
+def test_a_snippet_that_imports_imports_all_that_it_uses(repo: Path, tmp_path: Path) -> None:
+    read = [repo / "README.md", *repo.glob("docs/*.md")]
+    snippets = {
+        f"{page.stem}_{i}": code for page in read for i, code in enumerate(pages.blocks(page, "python")) if "import" in code
+    }
+    assert len(snippets) > 5
+    assert "All checks passed" in unknown_names(snippets, tmp_path)
+    assert "Undefined name `make_vec_env`" in unknown_names(
+        {"one": "import gymnasium\nenv = make_vec_env('Hopper-v5', 8)"}, tmp_path
+    )
+
+
 def without_a_place(page: str) -> set[str]:
     public = {f"{module}.{name}" for module in PUBLIC for name in importlib.import_module(module).__all__}
     return (public | {"sb3_trpo_ext.core.NUMERICS_VERSION"}) - set(DIRECTIVE.findall(page))
