@@ -243,8 +243,7 @@ def next_commands(run: Run, board: str) -> dict[str, str]:
     :param board: folder of its TensorBoard files
     :return: command lines by title
     """
-    python = _shown(sys.executable)
-    python = "python" if python.startswith("/") else python
+    python = _python()
     advantages = run.folder / "advantages.npy"
     agent = f"--env {run.env} --exp-id {run.folder.name.rsplit('_', 1)[-1]}"
     offscreen = "MUJOCO_GL=egl " if "mujoco" in str(gym.spec(run.env).entry_point) else ""
@@ -280,7 +279,17 @@ def diagnose(run: Run, console: Console) -> None:
         console.print(f"The page can't be written: {error}", markup=False)
         return
     console.print(f"{'its page':<16}{_shown(page)}", soft_wrap=True, highlight=False)
-    console.print(f"{'again':<16}python -m sb3_trpo_ext doctor {_shown(run.folder)}", soft_wrap=True, highlight=False)
+    console.print(f"{'again':<16}{_python()} -m sb3_trpo_ext doctor {_shown(run.folder)}", soft_wrap=True, highlight=False)
+
+
+def _python() -> str:
+    """
+    Name the interpreter as a person would type it.
+
+    :return: its path if it is below the working directory, as that of ``make run`` is, which need not be activated
+    """
+    shown = _shown(sys.executable)
+    return "python" if shown.startswith("/") else shown
 
 
 def _shown(path: Path | str) -> str:

@@ -125,14 +125,14 @@ _KINDS = (
         "TR303",
         "dead layer",
         Severity.CRITICAL,
-        "Almost a whole layer of the actor is dead or saturated: the policy next to ignores its observations.",
+        "Almost a whole layer of the actor is dead or saturated: the policy all but ignores its observations.",
         f"It seldom recovers by itself: go back to a checkpoint from before, or begin anew. {_NEURONS}",
     ),
     AlarmKind(
         "TR304",
         "dead critic layer",
         Severity.WARNING,
-        "Almost a whole layer of the critic is dead or saturated: values next to ignore the observations. It may recover by "
+        "Almost a whole layer of the critic is dead or saturated: values all but ignore the observations. It may recover by "
         "itself; if the explained variance stays near 0, it has not.",
         "Normalise rewards (VecNormalize): large returns are what drives a critic there; a smaller learning_rate; tanh or "
         "leaky ReLU.",

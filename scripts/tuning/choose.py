@@ -157,7 +157,7 @@ def comment_of(tuning: Tuning, candidates: list[Candidate], means: dict[str, lis
 
 
 def _show_scores(scores: list[float]) -> str:
-    return f"{statistics.mean(scores):,.1f} ± {statistics.pstdev(scores):,.1f}"
+    return f"{statistics.mean(scores):,.1f} ± {statistics.stdev(scores):,.1f}"
 
 
 def _show(task: str, means: dict[str, list[float]], winner: str, console: Console) -> None:

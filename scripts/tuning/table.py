@@ -152,7 +152,7 @@ def show_value(trial: FrozenTrial | None, tuning: Tuning) -> str:
         return "-"
     scores = [trial.user_attrs[f"seed_{seed}"][QUARTERS - 1] for seed in tuning.seeds]
     digits = 0 if abs(trial.value or 0) >= 1_000 else 1
-    return f"{trial.value:,.{digits}f} ± {statistics.pstdev(scores):,.{digits}f}"
+    return f"{trial.value:,.{digits}f} ± {statistics.stdev(scores):,.{digits}f}"
 
 
 def show_settings(trial: FrozenTrial) -> str:

@@ -103,6 +103,20 @@ def test_the_doctor_has_the_last_word(main_job: ModuleType) -> None:
     assert "TR104 rejected steps" in (run.folder / "report.html").read_text()
 
 
+def test_commands_name_the_python_that_ran_it(main_job: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished_run(main_job, [make_report(1).to_json(), ""])
+
+    def lines() -> list[str]:
+        console = Console(file=io.StringIO(), width=80)
+        main_job.diagnose(run, console)
+        return [*main_job.next_commands(run, "runs").values(), console.file.getvalue()]
+
+    monkeypatch.setattr(sys, "executable", str(Path.cwd() / ".venv" / "bin" / "python"))  # as in `make run`, not activated
+    assert all(".venv/bin/python -" in line for line in lines())
+    monkeypatch.setattr(sys, "executable", "/elsewhere/bin/python")
+    assert not any("bin/python" in line for line in lines())
+
+
 @pytest.mark.slow
 def test_the_main_job_from_end_to_end(repo: Path) -> None:
     command = [sys.executable, str(repo / "scripts" / "main_job.py"), "--env", "InvertedPendulum-v5", "--steps", "6000"]
