@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ def test_a_signal_finishes_the_update(number: signal.Signals, more: list[str]) -
     updates = (folder / "updates.jsonl").read_text().count("\n")
     assert (found.n_updates, found.about["num_timesteps"]) == (updates, updates * 256)
     assert (folder / f"{TASK}.zip").exists()
-    assert read_manifest(found.path)["build"]["torch"] == torch.__version__
+    assert read_manifest(found.path)["build"]["torch"] == version("torch")  # PyPI's CUDA build bears no local tag there
     assert "Traceback" not in out
 
 
