@@ -10,6 +10,7 @@ CHARTS: dict[str, dict[str, dict[str, str | None]]] = {
     # Group, chart, key: field; None where SB3 logs the key. Keys that are sb3-contrib's too have its meaning.
     "trust region": {
         "KL": {"train/kl_divergence_loss": "kl", "train/kl_joint": "kl_joint"},
+        "bound of the KL": {"train/target_kl": "target_kl"},
         "KL of the worst state": {"train/kl_max": "kl_max"},
         "drift": {"train/drift_kl": "drift_kl"},
         "KL of the behaviour": {"train/behaviour_kl": "behaviour_kl"},

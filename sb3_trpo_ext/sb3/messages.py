@@ -36,15 +36,16 @@ def stale_batch_message(check: OnPolicyCheck, batch: RolloutBatch, evaluated: Ev
         dtype = str(evaluated.problem.parameters[0].dtype).removeprefix("torch.")
         return (
             f"the policy is too deterministic for {dtype}: rounding alone makes a divergence of {check.noise_floor:.3g}, more "
-            f"than 1 % of target_kl={max_kl:.3g}, so neither staleness nor the trust region can be verified. Raise the "
-            "policy's std (log_std_init, a floor) or target_kl, or stop here."
+            f"than 1 % of the bound {max_kl:.3g}, so neither staleness nor the trust region can be verified. Raise the "
+            "policy's std (log_std_init, a floor) or target_kl (final_target_kl), or stop here."
         )
     # A cell that is worse than the whole and has no name here is another process's.
     elsewhere = "another rank's share" if check.worst > check.divergence else "the whole batch"
     where = batch.cell_name(check.worst_cell) or elsewhere
     return (
         f"this batch was not collected by the policy that is updated: it diverges by {check.worst:.3g} in {where} "
-        f"({check.divergence:.3g} overall), above {check.threshold:.3g}; target_kl={max_kl:.3g}. Likely causes: train() "
-        "called twice on one rollout; the policy changed while or after it collected (a callback, set_parameters, another "
-        "worker); the buffer was filled by another model; dropout or batch norm that act differently on other batch sizes."
+        f"({check.divergence:.3g} overall), above {check.threshold:.3g}; the bound of a step is {max_kl:.3g}. Likely causes: "
+        "train() called twice on one rollout; the policy changed while or after it collected (a callback, set_parameters, "
+        "another worker); the buffer was filled by another model; dropout or batch norm that act differently on other batch "
+        "sizes."
     )

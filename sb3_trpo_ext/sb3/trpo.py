@@ -149,8 +149,9 @@ class TRPO(sb3_contrib.TRPO):
     :param log_folder: Run folder (progress.csv, updates.jsonl, histories). None: the folder of the Monitor files, else the
         logger's, else (if it only prints) trpo_runs/TIME; a run that logs nothing (verbose=0) leaves nothing
     :param warn_on_risky: Whether to warn about settings that experience speaks against
-    :param final_target_kl: The trust region goes linearly from ``target_kl`` at the start of ``learn`` to this > 0 at its end,
-        in the same unit, as PPO's clip range may. None: it stays as it is
+    :param final_target_kl: The trust region goes linearly from ``target_kl`` to this > 0, in the same unit, along all steps as
+        SB3's schedules do: with ``reset_num_timesteps=False`` they count from the first, so a loop of short ``learn``s has the
+        final one throughout. None: it stays as it is
     :raises ValueError: for impossible settings, naming argument, value and valid range
     """
 
@@ -291,7 +292,7 @@ class TRPO(sb3_contrib.TRPO):
         if self.kl_reduction is None and dims > 1:
             notice_unit(self.target_kl, dims)
         if self.warn_on_risky:
-            warn_about_risks(vars(self), max(self.target_kl, self.final_target_kl or 0.0) / self._kl_scale())
+            warn_about_risks(vars(self), self._kl_scale())
         if computing_device(self.device) != self.device:
             warnings.warn(
                 f"TRPO: device {self.device} has no float64: the policy step runs on the CPU", UserWarning, stacklevel=3

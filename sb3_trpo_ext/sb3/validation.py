@@ -205,17 +205,19 @@ def refuse_contradictions(values: Mapping[str, Any], owner: str = "TRPO") -> Non
         )
 
 
-def warn_about_risks(values: dict[str, Any], joint_kl: float) -> None:
+def warn_about_risks(values: dict[str, Any], kl_scale: float) -> None:
     """
     Warn about settings that experience speaks against.
 
     :param values: settings by argument name
-    :param joint_kl: delta as a joint KL
+    :param kl_scale: bounded KL = this * joint KL
     """
     risks = []
+    name = max(("target_kl", "final_target_kl"), key=lambda bound: values[bound] or 0.0)
+    joint_kl = values[name] / kl_scale
     if joint_kl > JOINT_KL_RISKY:
         risks.append(
-            f"target_kl={values['target_kl']} allows a joint KL of {joint_kl:.3g} an update: above {JOINT_KL_RISKY} the "
+            f"{name}={values[name]} allows a joint KL of {joint_kl:.3g} an update: above {JOINT_KL_RISKY} the "
             "quadratic model of the KL breaks down and entropy may collapse; try a joint 0.01 to 0.05"
         )
     if values["cg_max_steps"] < CG_STEPS_RISKY:
@@ -244,7 +246,7 @@ def notice_unit(target_kl: float, dims: int) -> None:
     warnings.warn(
         f"TRPO: target_kl={target_kl} bounds the KL averaged over the {dims} action dimensions, as in sb3-contrib; the joint "
         f"bound (the paper's unit) is {target_kl * dims:.6g}. Set kl_reduction='mean' to keep this without a notice, or "
-        "kl_reduction='joint' to bound the joint KL (convert target_kl and cg_damping then).",
+        "kl_reduction='joint' to bound the joint KL (convert target_kl, final_target_kl and cg_damping then).",
         UserWarning,
         stacklevel=5,
     )

@@ -166,12 +166,14 @@ def published_table(evidence: Evidence, published: pd.DataFrame) -> str:
     Show what others have published beside what was measured here.
 
     :param evidence: the runs
-    :param published: columns task, source, version, return_mean, spread, what
-    :return: Markdown; empty if nothing was published on these tasks
+    :param published: columns task, source, version, steps, return_mean, spread, what
+    :return: Markdown; empty if nothing was published of as many steps
     """
     methods = [method for method in evidence.methods if method != REFERENCE]
     rows = []
-    for row in published[published.task.isin(evidence.tasks)].sort_values("task", kind="stable").itertuples():
+    for row in (
+        published[published.steps == published.task.map(evidence.steps)].sort_values("task", kind="stable").itertuples()
+    ):
         rows.append([row.task, f"{number(row.return_mean, 4)} ± {number(row.spread)}", f"{row.source}, {row.version}"])
         rows[-1].append(row.what)
         for method in methods:
@@ -234,10 +236,10 @@ rollout was lower than in the one before; a half is what noise alone gives. KL/�
 step, by the implementation's own account."""
 
 PUBLISHED_TEXT = """\
-TRPO's returns after 1,000,000 steps (unless said) in `results/published.csv`, on older versions of the tasks, so no bar that
-could be reached or missed exactly. RL Zoo (`benchmark.md`): one trained agent, mean ± standard deviation of its episodes.
-Tianshou (`examples/mujoco/README.md`): for each of 10 seeds its best evaluation, mean ± standard deviation of the seeds; here
-it is the last one that counts."""
+TRPO's returns after as many steps (`results/published.csv`), on older versions of the tasks, so no bar that could be reached
+or missed exactly. RL Zoo (`benchmark.md`): one trained agent, mean ± standard deviation of its episodes. Tianshou
+(`examples/mujoco/README.md`): the best point of the mean curve of 10 seeds, ± their standard deviation there; here it is the
+end that counts."""
 
 METHOD_TEXT = f"""\
 Score of a run: mean return of {FINAL_EPISODES} deterministic episodes after training, with unnormalised rewards.

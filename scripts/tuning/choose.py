@@ -16,7 +16,6 @@ from datetime import datetime, timezone
 
 from evidence.command_line import WORK, carry_out
 from evidence.configurations import BadInput, Entry, parse_overrides, refuse_unknown, show_overrides
-from evidence.provenance import provenance
 from evidence.runs import CURVE_POINTS, Run
 from evidence.store import Store, write_whole
 from rich import box
@@ -25,7 +24,7 @@ from rich.table import Table
 
 from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.zoo import config_file
-from tuning.points import CURRENT, entry_of, params_of
+from tuning.points import CURRENT, entry_of, params_of, with_warning
 from tuning.study import Tuning, best_trials, finished_trials, open_study
 from tuning.yaml_entry import with_entry
 
@@ -66,17 +65,21 @@ def choose(tuning: Tuning, args: argparse.Namespace, console: Console) -> int:
     failed = carry_out([run for candidate in candidates for run in candidate.runs], machinery, console)
     if args.dry_run:
         return 0
-    scores = late_scores(Store(machinery.results, machinery.work))
+    store = Store(machinery.results, machinery.work)
+    scores = late_scores(store)
     # A training that failed (a non-finite reward) says enough about its settings
     whole = [one for one in candidates if all(run.id in scores for run in one.runs)]
     if not whole or whole[0].name != CURRENT:
         console.print(f"{tuning.task}: the current entry failed, so there is nothing to compare with", style="red")
         return 1
     means = {one.name: [scores[run.id] for run in one.runs] for one in whole}
+    commits = {row["run"]: row["commit"] for row in store.rows("runs")}
     winner = max(whole, key=lambda one: statistics.mean(means[one.name]))
     _show(tuning.task, means, winner.name, console)
     path = args.config or config_file()
-    write_whole(path, with_entry(path.read_text(), tuning.task, winner.entry, comment_of(tuning, candidates, means, winner)))
+    made_with = sorted({commits[run.id] for run in winner.runs})
+    comment = comment_of(tuning, means, winner, made_with)
+    write_whole(path, with_entry(path.read_text(), tuning.task, winner.entry, comment))
     console.print(f"{path.name}: {tuning.task} is now {winner.name}", highlight=False)
     return 1 if failed else 0
 
@@ -103,7 +106,7 @@ def find_candidates(tuning: Tuning, best: int, steps: int, changes: Sequence[Ent
             named[f"trial {trial.number}"] = entry_of(trial.params, tuning.entry)
     for change in changes:
         refuse_unknown(change, "--also")
-        named[f"{BY_HAND}: {show_overrides(change)}"] = tuning.entry | change
+        named[f"{BY_HAND}: {show_overrides(change)}"] = with_warning(tuning.entry | change)
     return [Candidate(name, entry, _runs(tuning, name, entry, steps)) for name, entry in named.items()]
 
 
@@ -130,14 +133,14 @@ def late_scores(store: Store) -> dict[str, float]:
     }
 
 
-def comment_of(tuning: Tuning, candidates: list[Candidate], means: dict[str, list[float]], winner: Candidate) -> str:
+def comment_of(tuning: Tuning, means: dict[str, list[float]], winner: Candidate, commits: list[str]) -> str:
     """
     Say how an entry came to be.
 
     :param tuning: whose trials
-    :param candidates: what was chosen from
-    :param means: scores by candidate
+    :param means: scores by candidate that could be trained
     :param winner: the chosen one
+    :param commits: that trained it
     :return: the comment that stands above it
     """
     study = open_study(tuning)
@@ -145,13 +148,13 @@ def comment_of(tuning: Tuning, candidates: list[Candidate], means: dict[str, lis
     searched = (
         f"{count} trials of {tuning.steps:,} steps (seeds {tuning.seeds[0]} to {tuning.seeds[-1]})" if count else "no search"
     )
-    by_hand = sum(one.name.startswith(BY_HAND) for one in candidates)
+    by_hand = sum(name.startswith(BY_HAND) for name in means)
     of_them = f" ({by_hand} made by hand)" if by_hand else ""
     before = "and it was so before" if winner.name == CURRENT else f"before {_show_scores(means[CURRENT])}"
     return (
-        f"tuned {datetime.now(timezone.utc):%Y-%m-%d} (scripts/tune.py, {provenance()['commit']}, "
+        f"tuned {datetime.now(timezone.utc):%Y-%m-%d} (scripts/tune.py, {', '.join(commits)}, "
         f"NUMERICS_VERSION {NUMERICS_VERSION}): {searched}; "
-        f"best of {len(candidates)}{of_them} at {steps:,} steps (seeds {CHOICE_SEEDS[0]} to {CHOICE_SEEDS[-1]}), "
+        f"best of {len(means)}{of_them} at {steps:,} steps (seeds {CHOICE_SEEDS[0]} to {CHOICE_SEEDS[-1]}), "
         f"late return {_show_scores(means[winner.name])}, {before}"
     )
 

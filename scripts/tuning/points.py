@@ -141,12 +141,25 @@ def entry_of(params: Params, base: Entry) -> Entry:
 
     :param params: the trial's parameters
     :param base: the current entry of the task, for what is not searched
-    :return: complete settings, as they would be shipped
+    :return: complete settings, as they would be shipped; a KL that shrinks does so by the same factor
     """
-    kept = {key: value for key, value in base.items() if key not in SEARCHED and key != "warn_on_risky"}
+    kept = {key: value for key, value in base.items() if key not in SEARCHED}
     settings = settings_of(params)
-    risky = {} if settings["target_kl"] <= 0.1 else {"warn_on_risky": False}
-    return {**kept, **settings, **risky}
+    if kept.get("final_target_kl") is not None:
+        kept["final_target_kl"] *= settings["target_kl"] / base["target_kl"]
+    return with_warning({**kept, **settings})
+
+
+def with_warning(entry: Entry) -> Entry:
+    """
+    Silence the warning of a large KL where the entry has one, and only there.
+
+    :param entry: settings, in joint units
+    :return: the same with ``warn_on_risky`` as its bounds need it
+    """
+    rest = {key: value for key, value in entry.items() if key != "warn_on_risky"}
+    risky = max(_value(entry, "target_kl"), entry.get("final_target_kl") or 0.0) > 0.1
+    return {**rest, **({"warn_on_risky": False} if risky else {})}
 
 
 def _value(entry: Entry, name: str) -> Any:

@@ -68,7 +68,9 @@ class Tuning:
     def comparable(self) -> str:
         """Beginning of the names of all studies whose trials have comparable values."""
         seeds = " ".join(map(str, self.seeds))
-        return f"{self.task} {self.steps} steps seeds {seeds}"
+        final = self.entry.get("final_target_kl")  # no part of a trial: it scales with the KL of the entry
+        shrinking = "" if final is None else f" KL to {final / self.entry['target_kl']:.3g} of it"
+        return f"{self.task} {self.steps} steps seeds {seeds}{shrinking}"
 
     @property
     def journal(self) -> Path:

@@ -70,6 +70,14 @@ def test_our_csv_alone_tells_what_its_keys_allow(ours: Callable[[str], Path]) ->
         assert run.findings[0].since_steps == same.since_steps
 
 
+def test_a_row_is_judged_by_the_bound_that_it_tells(ours: Callable[[str], Path]) -> None:
+    shutil.copy(ours("healthy") / "progress.csv", ".")
+    run = read_run(Path(), target_kl=1.0)  # of which these updates use next to nothing: TR105
+    reports = [UpdateReport.from_json(line) for line in (ours("healthy") / "updates.jsonl").read_text().splitlines()]
+    assert run.findings == []
+    assert [point["target_kl"] for point in run.points.values()] == pytest.approx([r.target_kl for r in reports], rel=1e-5)
+
+
 def test_arrays_alone_are_drawn(ours: Callable[[str], Path]) -> None:
     for name in ("kl.npy", "advantages.npy", "vf_loss.npy", "entropy.npy"):
         shutil.copy(ours("healthy") / name, ".")

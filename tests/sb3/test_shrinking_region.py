@@ -73,7 +73,7 @@ def test_it_is_saved_and_a_training_that_goes_on_goes_on_from_there(tmp_path: Pa
 
 
 def test_a_large_region_at_the_end_is_as_risky_as_one_at_the_beginning() -> None:
-    with pytest.warns(UserWarning, match="allows a joint KL of 0.3 an update"):
+    with pytest.warns(UserWarning, match=r"final_target_kl=0\.3 allows a joint KL of 0\.3 an update"):
         make_model(kl_reduction="joint", target_kl=0.01, final_target_kl=0.3, n_critic_updates=10, warn_on_risky=True)
 
 

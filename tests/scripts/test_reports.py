@@ -64,12 +64,13 @@ def test_every_seed_and_what_others_published_stand_in_tables(tmp_path: Path) ->
     seeds = " | ".join(tables.number(float(value), 4) for value in finals)
     assert f"| Hopper-v5 | ours | {seeds} |" in sections.seed_table(evidence)
     middle = float(np.median(finals))
-    theirs = {"source": "Them", "version": "v3", "return_mean": middle, "spread": 1.0, "what": "one run"}
+    theirs = {"source": "Them", "version": "v3", "steps": 1_000_000, "return_mean": middle, "spread": 1.0, "what": "one run"}
     published = pd.DataFrame({"task": ["Hopper-v5", "Ant-v5"], **theirs})
     (row,) = sections.published_table(evidence, published).splitlines()[2:]
     best, mean = (tables.number(float(value), 4) for value in (middle, finals.mean()))
     assert row == f"| Hopper-v5 | {best} ± 1 | Them, v3 | one run | {mean} (2/3) |"
     assert sections.published_table(evidence, published[1:]) == ""
+    assert sections.published_table(evidence, published.assign(steps=300_000)) == ""
 
 
 def test_published_figures_are_of_tasks_that_have_an_entry() -> None:

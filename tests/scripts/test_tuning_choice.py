@@ -104,7 +104,7 @@ def choice(tmp_path: Path, tuning: Tuning, config: Path, monkeypatch: pytest.Mon
             late = returns(run)
             if late is not None:
                 curve = [{"steps": 50 * point, "return_mean": -9e9 if point <= 15 else late} for point in range(21)]
-                store.add(run, {"return_mean": -1.0}, curve)
+                store.add(run, {"return_mean": -1.0, "commit": "c0ffee"}, curve)
         return [run for run in runs if returns(run) is None]
 
     config.write_text(SHIPPED)
@@ -172,7 +172,7 @@ def test_candidates_made_by_hand_come_last_and_need_no_trial(tmp_path: Path) -> 
     assert (current.name, current.entry) == (CURRENT, tuning.entry)
     assert [one.entry for one in made] == [tuning.entry | change for change in changes]
     assert "gamma=0.98" in made[1].name
-    comment = comment_of(tuning, [current, *made], {current.name: [1.0] * 3, made[0].name: [2.0] * 3}, made[0])
+    comment = comment_of(tuning, {one.name: [1.0, 1.0] for one in (current, *made)}, made[0], ["c0ffee", "decaf"])
     assert "no search; best of 3 (2 made by hand) at 500 steps" in comment
     assert TUNED.search(comment)
     with pytest.raises(BadInput, match="--also gama: no such setting"):

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -10,7 +11,7 @@ from evidence.configurations import BadInput, our_entry
 from evidence.runs import Run
 from optuna.samplers import RandomSampler
 from torch import nn
-from tuning.points import CURRENT, SEARCHED, entry_of, params_of, starting_points
+from tuning.points import CURRENT, SEARCHED, entry_of, params_of, starting_points, with_warning
 from tuning.study import Tuning
 from tuning.training import TrialManager
 
@@ -141,3 +142,21 @@ def test_a_space_is_widened_for_what_is_known_to_be_good() -> None:
     wide = widened(TUNING_SPACE, point)
     assert wide["one_minus_gamma"] == optuna.distributions.FloatDistribution(5e-5, 0.1, log=True)
     assert {name for name in wide if wide[name] != TUNING_SPACE[name]} == {"one_minus_gamma"}
+
+
+def test_a_kl_that_shrinks_does_so_by_the_same_factor_in_every_trial(tmp_path: Path) -> None:
+    constant, shrinking = (make_tuning(tmp_path, **changes) for changes in ({}, {"final_target_kl": 0.003}))
+    point = params_of(shrinking.entry)
+    assert entry_of(point, shrinking.entry)["final_target_kl"] == 0.003
+    twice = entry_of({**point, "target_kl": 2 * point["target_kl"]}, shrinking.entry)
+    assert twice["final_target_kl"] == pytest.approx(0.006)
+    assert "final_target_kl" not in entry_of(point, constant.entry)
+    # Trials of the one say nothing about the other
+    assert not shrinking.name.startswith(f"{constant.comparable} space")
+    assert shrinking.comparable.startswith(constant.comparable)
+
+
+def test_a_large_kl_at_either_end_is_meant_and_a_small_one_needs_no_word() -> None:
+    assert with_warning({"target_kl": 0.2}) == {"target_kl": 0.2, "warn_on_risky": False}
+    assert with_warning({"target_kl": 0.05, "warn_on_risky": False}) == {"target_kl": 0.05}
+    assert with_warning({"target_kl": 0.05, "final_target_kl": 0.2})["warn_on_risky"] is False

@@ -3,7 +3,7 @@
 import re
 
 TUNED = re.compile(
-    r"tuned \d{4}-\d\d-\d\d \(scripts/tune.py, \w+, NUMERICS_VERSION \d+\): "
+    r"tuned \d{4}-\d\d-\d\d \(scripts/tune.py, \w+(, \w+)*, NUMERICS_VERSION \d+\): "
     r"(\d+ trials of [\d,]+ steps \(seeds 100 to 102\)|no search); "
     r"best of \d+( \(\d+ made by hand\))? at [\d,]+ steps \(seeds 200 to 202\), "
     r"late return [\d.,-]+ ± [\d.,]+, (before [\d.,-]+ ± [\d.,]+|and it was so before)"
