@@ -150,8 +150,8 @@ class TRPO(sb3_contrib.TRPO):
         logger's, else (if it only prints) trpo_runs/TIME; a run that logs nothing (verbose=0) leaves nothing
     :param warn_on_risky: Whether to warn about settings that experience speaks against
     :param final_target_kl: The trust region goes linearly from ``target_kl`` to this > 0, in the same unit, along all steps as
-        SB3's schedules do: with ``reset_num_timesteps=False`` they count from the first, so a loop of short ``learn``s has the
-        final one throughout. None: it stays as it is
+        SB3's schedules do: with ``reset_num_timesteps=False`` they count from the first, so a loop of short calls of ``learn``
+        has the final one throughout. None: it stays as it is
     :raises ValueError: for impossible settings, naming argument, value and valid range
     """
 

@@ -31,7 +31,7 @@ OURS = {
     for name in (
         "kl_joint kl_max behaviour_kl entropy grad_norm cg_iterations cg_residual cg_damping line_search_backtracks "
         "step_scale surrogate_improvement expected_improvement reduction_ratio critic_epochs value_loss_before "
-        "value_loss_after explained_variance_after updates_skipped"
+        "value_loss_after explained_variance_after updates_skipped target_kl"
     ).split()
 }
 

@@ -138,7 +138,7 @@ def test_from_the_first_trial_to_an_entry_that_trains(
     assert [row["state"] for row in rows] == ["complete", "complete"]
     assert CURRENT not in {row["point"] for row in rows}
 
-    monkeypatch.setattr(choosing, "CHOICE_SEEDS", (200,))
+    monkeypatch.setattr(choosing, "CHOICE_SEEDS", (200, 201))
     monkeypatch.setattr(choosing, "WORK", tmp_path / "work")
     assert tune.main(tuned(["--choose", "--choose-steps", "256", "--best", "1"], tmp_path)) == 0
     text = (tmp_path / "mine.yml").read_text()
