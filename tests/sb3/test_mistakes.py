@@ -197,6 +197,8 @@ def test_what_is_possible_stays_possible(case: str) -> None:
     model = TRPO(**given)
     model.learn(64)
     model.env.close()
+    assert model.last_update is not None
+    assert model.last_update.num_timesteps == 64
 
 
 def test_a_policy_of_ones_own_takes_what_it_takes() -> None:
@@ -204,7 +206,10 @@ def test_a_policy_of_ones_own_takes_what_it_takes() -> None:
         def __init__(self, *args: Any, net_arch: Any = None, colour: str, **kwargs: Any) -> None:
             super().__init__(*args, net_arch=[8], **kwargs)
 
-    TRPO(Own, AT_HOME, device="cpu", policy_kwargs={"net_arch": "small", "colour": "red"}).env.close()
+    model = TRPO(Own, AT_HOME, device="cpu", policy_kwargs={"net_arch": "small", "colour": "red"})
+    model.env.close()
+    assert type(model.policy) is Own
+    assert model.policy.net_arch == [8]
 
 
 def test_a_device_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
