@@ -15,6 +15,7 @@ from sb3_trpo_ext.core.critic import CriticResult
 from sb3_trpo_ext.core.line_search import LineSearchResult
 from sb3_trpo_ext.core.objective import Advantages, OnPolicyCheck
 from sb3_trpo_ext.core.plain import refuse_constant, refuse_other_types
+from sb3_trpo_ext.core.report_text import describe
 from sb3_trpo_ext.core.status import UpdateStatus
 
 
@@ -203,6 +204,10 @@ class UpdateReport:
     def accepted(self) -> bool:
         """Whether the policy moved."""
         return self.status == str(UpdateStatus.ACCEPTED)
+
+    def __str__(self) -> str:
+        """Sum up in a few lines; ``repr`` has every field."""
+        return describe(self)
 
     def to_json(self) -> str:
         """

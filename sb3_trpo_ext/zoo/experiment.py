@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext import TRPO, Checkpoints
+from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, checkpoints_in
 from sb3_trpo_ext.sb3.distributed import of_first_rank
 from sb3_trpo_ext.sb3.launched import place
 from sb3_trpo_ext.sb3.rank_training import callbacks_of
@@ -153,12 +155,18 @@ class Experiment(ExperimentManager):
             with disk_errors(Path(self.save_path)):
                 super().learn(model)
         except SystemExit:
-            self.save_trained_model(model)
+            self._save_interrupted(model)
             raise
         number = getattr(model, "stop_signal", None)
         if number is not None:
-            self.save_trained_model(model)
+            self._save_interrupted(model)
             sys.exit(128 + number)  # by this function: W&B listens to it
+
+    def _save_interrupted(self, model: BaseAlgorithm) -> None:
+        self.save_trained_model(model)
+        if place()[0] == 0 and checkpoints_in(Path(self.save_path) / FOLDER_NAME):
+            command = f"python -m sb3_trpo_ext train --env {self.env_name.gym_id} --resume {shlex.quote(self.save_path)}"
+            print(f"sb3_trpo_ext: this run goes on with `{command}`", file=sys.stderr)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_trpo_ext.core.critic import CriticResult
@@ -69,6 +69,43 @@ def test_a_field_that_an_older_version_did_not_have_was_not_computed(report: Upd
     for field in dataclasses.fields(report):
         nothing = () if str(field.type).startswith("tuple") else None
         assert getattr(again, field.name) == (nothing if field.name in absent else getattr(report, field.name))
+
+
+@settings(max_examples=30)
+@given(report=reports)
+def test_any_report_can_be_printed_and_says_first_what_became_of_the_policy(report: UpdateReport) -> None:
+    text = str(report)
+    assert text.startswith(f"update {report.n_updates} (")
+    assert report.status in text
+    assert report.advice in text
+
+
+def test_what_is_printed_of_a_report() -> None:
+    report = make_report(
+        7,
+        kl_reduction="joint",
+        advice="All well.",
+        cg_status="converged",
+        line_search_status="accepted",
+        critic_status="improved",
+    )
+    assert str(report).splitlines() == [
+        "update 7 (448 steps, 3 samples): accepted. All well.",
+        "  step: KL 0.00143 of 0.25 (joint), surrogate +0.25 of +0.25 expected, line search accepted, 3 backtracks",
+        "  conjugate gradient: converged, 3 iterations, relative residual 0.25, damping 0.25, 3 failed before it",
+        "  policy: entropy 0.25 nats, std 0.25",
+        "  critic: improved in 3 epochs, value loss 0.25 to 0.25, explained variance 0.25 to 0.25",
+    ]
+
+
+def test_what_was_not_computed_is_not_printed() -> None:
+    absent = dict.fromkeys(("cg_status", "line_search_status", "expected_improvement", "entropy", "std", "explained_variance"))
+    report = make_report(line_search_backtracks=0, notes=("the first",), **absent)
+    lines = str(report).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == ["step", "critic", "note"]
+    assert lines[0] == "  step: KL 0.01 of 0.25 (text), surrogate +0.25"
+    assert "variance" not in lines[1]
+    assert lines[2] == "  note: the first"
 
 
 @pytest.mark.parametrize(
