@@ -10,8 +10,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.core.critic import CriticResult
 from sb3_trpo_ext.core.objective import Surrogate
-from sb3_trpo_ext.core.report import (
-    UpdateReport,
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.core.report_fields import (
     advantage_fields,
     cg_fields,
     check_fields,

@@ -15,8 +15,8 @@ from sb3_trpo_ext.core.critic import CriticResult
 from sb3_trpo_ext.core.damping import DampingState
 from sb3_trpo_ext.core.fisher import FisherOperator
 from sb3_trpo_ext.core.objective import OnPolicyCheck
-from sb3_trpo_ext.core.report import (
-    UpdateReport,
+from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.core.report_fields import (
     advantage_fields,
     cg_fields,
     check_fields,
