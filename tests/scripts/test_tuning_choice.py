@@ -229,6 +229,11 @@ def test_every_value_is_read_as_it_was(value: Any) -> None:
     assert (read_back, type(read_back)) == (value, type(value))
 
 
+def test_steps_are_written_as_people_say_them() -> None:
+    for value, said in ((1e5, "1e5"), (2e5, "2e5"), (1.5e6, "1.5e6")):
+        assert f"  n_timesteps: !!float {said}\n" in with_entry(SHIPPED, "Hopper-v5", {"n_timesteps": value}, "c")
+
+
 def test_a_file_that_can_not_be_edited_safely_is_left() -> None:
     text = "A-v0: &a\n  gamma: 0.9\nB-v0: {<<: *a}\n"
     with pytest.raises(BadInput, match="nothing was changed"):
