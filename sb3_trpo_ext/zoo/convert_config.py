@@ -231,7 +231,8 @@ def main(arguments: list[str]) -> int:
     try:
         if args.output and args.output.exists() and not args.force:
             raise ConfigError(f"{args.output} exists: add --force to overwrite it.")
-        text = convert_text(read_text(args.file), args.to, args.env)
+        source = read_text(args.file)
+        text = convert_text(source, args.to, args.env)
         header = f"# {args.file.name} with the KL in {args.to} units (anchors resolved, comments left behind)\n\n"
         if args.output:
             _write_whole(args.output, header + text)
@@ -242,7 +243,25 @@ def main(arguments: list[str]) -> int:
         return 2
     if args.to == "joint" and "\ndefault:" in "\n" + text:
         print("convert-config: default keeps mean units, because its environment is unknown.", file=sys.stderr)
+    for key, env_ids in left_out(parse_yaml(source), parse_yaml(text)).items():
+        print(f"convert-config: sb3-contrib has no {key}, it is left out of {', '.join(env_ids)}.", file=sys.stderr)
     return 0
+
+
+def left_out(before: dict[Any, Entry], after: dict[Any, Entry]) -> dict[str, list[str]]:
+    """
+    List the settings that a converted file lacks, but those that change nothing that is learnt.
+
+    :param before: entries by environment id
+    :param after: those that were converted
+    :return: environment ids by setting
+    """
+    found: dict[str, list[str]] = {}
+    named = {str(env_id): entry for env_id, entry in before.items()}
+    for env_id, entry in after.items():
+        for key in named[str(env_id)].keys() - entry.keys() - {"kl_reduction", "warn_on_risky", "callback"}:
+            found.setdefault(key, []).append(str(env_id))
+    return dict(sorted(found.items()))
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -192,3 +192,13 @@ def test_the_zoos_file_goes_to_standard_output(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "in.yml").write_text(CONTRIB)
     assert run(["convert-config", "in.yml", "--to", "joint"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["Hopper-v5"]["target_kl"] == 0.03
+
+
+def test_what_is_left_out_for_sb3_contrib_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = "{kl_reduction: joint, target_kl: 0.03, final_target_kl: 0.003, warn_on_risky: false}"
+    (tmp_path / "mine.yml").write_text(f"Hopper-v5: {entry}\nSwimmer-v5: {entry}\nCartPole-v1: {{gamma: 0.9}}\n")
+    assert run(["convert-config", "mine.yml", "--to", "mean"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("convert-config")]
+    assert said == ["convert-config: sb3-contrib has no final_target_kl, it is left out of Hopper-v5, Swimmer-v5."]
+    assert run(["convert-config", "mine.yml", "--to", "joint"]) == 0
+    assert "left out" not in capsys.readouterr().err
