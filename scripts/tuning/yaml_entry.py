@@ -62,7 +62,7 @@ def _lines_of(entry: Entry) -> list[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, float):
         # 1e-3 is text to YAML 1.1, hence the tag; steps are written as people say them, 2e5.
-        short = re.sub(r"\.?0*e\+0*", "e", f"{value:e}") if abs(value) >= 1e5 else f"{value:g}"
+        short = re.sub(r"\.?0*e\+0*", "e", f"{value:e}") if abs(value) >= 1e4 else f"{value:g}"
         return f"!!float {short}" if "e" in short and float(short) == value else repr(value)
     if isinstance(value, str):
         return value if re.fullmatch(r"[\w.]+", value) and not value.isdigit() else f'"{value}"'

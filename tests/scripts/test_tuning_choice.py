@@ -230,7 +230,7 @@ def test_every_value_is_read_as_it_was(value: Any) -> None:
 
 
 def test_steps_are_written_as_people_say_them() -> None:
-    for value, said in ((1e5, "1e5"), (2e5, "2e5"), (1.5e6, "1.5e6")):
+    for value, said in ((5e4, "5e4"), (1e5, "1e5"), (1.5e6, "1.5e6")):
         assert f"  n_timesteps: !!float {said}\n" in with_entry(SHIPPED, "Hopper-v5", {"n_timesteps": value}, "c")
 
 
