@@ -10,26 +10,42 @@ def main() -> int:
     :return: exit code
     """
     try:
-        if sys.argv[1:2] == ["doctor"]:
-            return _doctor()
-        from sb3_trpo_ext.doctor import SUMMARY
-        from sb3_trpo_ext.export import cli as export
-        from sb3_trpo_ext.replay import cli as replay
-
-        if sys.argv[1:2] == ["export"]:
-            return export.main(sys.argv[2:])
-        if sys.argv[1:2] == ["replay"]:
-            return replay.main(sys.argv[2:])
-        from sb3_trpo_ext.zoo.cli import run
-
-        return run(sys.argv[1:], {"export": export.SUMMARY, "doctor": SUMMARY, "replay": replay.SUMMARY})
+        # Each imports what it needs itself and no more: what an extra brings need not be there for the others.
+        return {"doctor": _doctor, "export": _export, "replay": _replay}.get("".join(sys.argv[1:2]), _zoo)()
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as a shell counts; the Zoo has saved what it could
+
+
+def _zoo() -> int:
+    try:
+        from sb3_trpo_ext.zoo.cli import run
     except ModuleNotFoundError as error:
         if error.name != "rl_zoo3":
             raise
         sys.stderr.write("The RL Zoo is missing: pip install 'sb3-trpo-ext[zoo]'\n")
         return 2
+    from sb3_trpo_ext.doctor import SUMMARY
+    from sb3_trpo_ext.export import cli as export
+    from sb3_trpo_ext.replay import cli as replay
+
+    return run(sys.argv[1:], {"export": export.SUMMARY, "doctor": SUMMARY, "replay": replay.SUMMARY})
+
+
+def _export() -> int:
+    from sb3_trpo_ext.export import cli
+
+    return cli.main(sys.argv[2:])
+
+
+def _replay() -> int:
+    try:
+        from sb3_trpo_ext.replay import cli
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "rich":
+            raise
+        sys.stderr.write("replay needs rich: pip install 'sb3-trpo-ext[doctor]'\n")
+        return 2
+    return cli.main(sys.argv[2:])
 
 
 def _doctor() -> int:

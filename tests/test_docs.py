@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.core.status import UpdateStatus
+from sb3_trpo_ext.monitoring import ALARMS
+from sb3_trpo_ext.monitoring.flight_recorder import DIED
 from sb3_trpo_ext.monitoring.keys import KEYS
 from tests import pages
 
@@ -97,6 +100,18 @@ def test_migration_names_every_key_and_every_argument_of_ours(repo: Path) -> Non
     assert keys - {name.removeprefix("train/") for name in named} == set()
     ours = {name for name, each in inspect.signature(TRPO).parameters.items() if each.kind is each.KEYWORD_ONLY}
     assert ours - named == set()
+
+
+def dumps_without_a_reason(text: str) -> set[str]:
+    """Of those that a page names; a recorder names them by an alarm's code, a status, or what the run died of."""
+    reasons = {*(f"alarm_{code}" for code in ALARMS), *map(str, UpdateStatus), DIED}
+    return set(re.findall(r"update_\d{6}_(\w+)\.json", text)) - reasons
+
+
+def test_dumps_bear_the_names_that_a_recorder_gives(repo: Path) -> None:
+    read = "".join(page.read_text() for page in (repo / "docs").glob("*.md"))
+    assert dumps_without_a_reason(read) == set()
+    assert dumps_without_a_reason("dumps/update_000042_rejected.json") == {"rejected"}
 
 
 def sphinx(repo: Path, out: Path, *arguments: str) -> None:

@@ -15,6 +15,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_trpo_ext
+from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.zoo.cli import SCRIPTS, run
 from sb3_trpo_ext.zoo.search_space import convert_trpo_params
 from tests.monitoring.wandb_runs import only_run
@@ -188,7 +189,28 @@ def test_help_lists_every_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {name} " in out for name in [*SCRIPTS, "convert-config"])
 
 
-def test_without_the_zoo_one_line_says_so() -> None:
-    hidden = "import sys; sys.modules['rl_zoo3'] = None; sys.argv[1:] = ['train']"
-    code = f"{hidden}; import runpy; runpy.run_module('sb3_trpo_ext', run_name='__main__')"
-    assert "pip install 'sb3-trpo-ext[zoo]'" in python("-c", code, expect=2).stderr
+WITHOUT_EXTRAS = """
+import runpy, sys
+for module in ("rl_zoo3", "rich", "yaml", "plotly", "tensorboard", "wandb", "optuna"):
+    sys.modules[module] = None
+sys.argv[1:] = {words}
+runpy.run_module("sb3_trpo_ext", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "--env", "CartPole-v1"], "The RL Zoo is missing: pip install 'sb3-trpo-ext[zoo]'\n"),
+        (["replay", "dump.json"], "replay needs rich: pip install 'sb3-trpo-ext[doctor]'\n"),
+    ],
+    ids=["train", "replay"],
+)
+def test_without_its_extra_one_line_says_so(words: list[str], told: str) -> None:
+    assert python("-c", WITHOUT_EXTRAS.format(words=words), expect=2).stderr == told
+
+
+def test_torchscript_needs_no_extra() -> None:
+    TRPO("MlpPolicy", "CartPole-v1", device="cpu").save("model.zip")
+    python("-c", WITHOUT_EXTRAS.format(words=["export", "model.zip", "-o", "policy.pt"]))
+    assert Path("policy.pt").is_file()
