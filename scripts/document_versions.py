@@ -22,7 +22,7 @@ CHANGES = {
     1: "the first: any network's products by automatic differentiation",
     2: "plain MLPs in closed form: the same sums, rounded in another way",
     3: "a rollout's values are computed in one batch: rounded in another way",
-    4: "large batches and networks in parts, and attention's products rounded in another way; not of 64x64 networks on vectors",
+    4: "large batches and networks in parts, and attention's products rounded in another way; not of small MLPs",
     5: "smaller graphs of products for large networks, and `cg_damping=0` adapts; not of the shipped MuJoCo settings",
 }
 """What each version changed (docs/changelog.md has it in full)."""
@@ -55,7 +55,7 @@ HEAD = f"""# Of which version the numbers are
 
 Written by `python scripts/document_versions.py` from `results/`: do not edit.
 
-`core.NUMERICS_VERSION` rises with every change of what an update computes, by as little as a bit; it is {NUMERICS_VERSION} now.
+`core.NUMERICS_VERSION` rises with every change of what an update computes by as little as a bit; now it is {NUMERICS_VERSION}.
 What was measured stays as it was measured, so some of it is of an older version:
 
 """
