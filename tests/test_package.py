@@ -65,6 +65,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+def test_the_index_would_take_them(built: Path) -> None:
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, sorted(built.iterdir()))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("PASSED") == 2
+
+
+@pytest.mark.slow
 def test_the_wheel_holds_what_is_shipped_and_no_more(built: Path) -> None:
     (path,) = built.glob("*.whl")
     assert path.stat().st_size < LARGEST_WHEEL
