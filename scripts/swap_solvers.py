@@ -1,7 +1,7 @@
 """
 Does the linear solver explain a difference of learning curves? Each implementation with its own and with the other's.
 
-Four variants at equal settings (those of zoo_configs/trpo.yml for CartPole-v1): sb3-contrib; sb3-contrib with our conjugate
+Four variants at equal settings (the Zoo's for CartPole-v1): sb3-contrib; sb3-contrib with our conjugate
 gradient (float64, re-orthogonalised, from zero); ours; ours with sb3-contrib's conjugate gradient (plain, from noise), in
 float32 as there. If the curves follow the solver and not the implementation, the solver is the difference. Printed: area
 under the curve of training-episode returns, a seed each, with a paired bootstrap interval against sb3-contrib.

@@ -195,4 +195,4 @@ def equivalence_overrides(task: str) -> Entry:
     :return: overrides of our settings
     """
     epochs = our_entry(task)[0].get("n_critic_updates", 10)  # 10: the default of both
-    return {"adaptive_damping": False, "max_critic_updates": epochs, "cg_rtol": 0.0}
+    return {"adaptive_damping": False, "max_critic_updates": epochs, "cg_rtol": 0.0, "final_target_kl": None}
