@@ -2,10 +2,11 @@
 Drop-in equivalence: at equal settings, do ours and sb3-contrib's learn alike?
 
 Ours with adaptive_damping=False, max_critic_updates=n_critic_updates, cg_rtol=0 and a constant target_kl, against sb3-contrib
-with the same settings (convert-config), by default on CartPole-v1 (50k steps), Pendulum-v1 (100k) and Hopper-v5 (200k), 5 seeds each. Compared is the
-area under the learning curve divided by its length, in returns: of training episodes (all of them: least noise), or with
-`--curve evaluation` of deterministic ones. A task passes if the 95 % interval of the difference (bootstrap over pairs of
-equal seeds) contains 0 and is no wider than 30 % of the absolute value of sb3-contrib's mean (Pendulum's is negative).
+with the same settings (convert-config), by default on CartPole-v1 (50k steps), Pendulum-v1 (100k) and Hopper-v5 (200k), 5
+seeds each. Compared is the area under the learning curve divided by its length, in returns: of training episodes (all of
+them: least noise), or with `--curve evaluation` of deterministic ones. A task passes if the 95 % interval of the difference
+(bootstrap over pairs of equal seeds) contains 0 and is no wider than 30 % of the absolute value of sb3-contrib's mean
+(Pendulum's is negative).
 TASK@DAMPING is the task with another cg_damping on both sides, in the unit of our YAML. At the Zoo's 0.001 on CartPole,
 sb3-contrib's float32 solver and ours give different steps; at 0.1, its default, they solve the same system.
 
