@@ -108,10 +108,10 @@ def test_each_point_is_tried_once_and_the_zoos_own_settings_stay_one_of_them() -
     assert "current, normalised" not in untuned
     tuned = starting_points("Hopper-v5", {**ENTRIES["Hopper-v5"], "gamma": 0.995})
     assert tuned["RL Zoo"] == untuned[CURRENT]
-    lander = starting_points("LunarLander-v3", ENTRIES["LunarLander-v3"])
-    assert lander["current, normalised"]["norm_obs"] is not lander[CURRENT]["norm_obs"]
+    cart = starting_points("CartPole-v1", ENTRIES["CartPole-v1"])
+    assert cart["current, normalised"]["norm_obs"] is not cart[CURRENT]["norm_obs"]
     assert starting_points("Pusher-v5", ENTRIES["Pusher-v5"])
-    for points in (untuned, tuned, lander):
+    for points in (untuned, tuned, cart):
         assert len({str(point) for point in points.values()}) == len(points)
 
 
