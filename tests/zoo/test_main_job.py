@@ -119,7 +119,7 @@ def test_commands_name_the_python_that_ran_it(main_job: ModuleType, monkeypatch:
 
 @pytest.mark.slow
 def test_the_main_job_from_end_to_end(repo: Path) -> None:
-    command = [sys.executable, str(repo / "scripts" / "main_job.py"), "--env", "InvertedPendulum-v5", "--steps", "6000"]
+    command = [sys.executable, str(repo / "scripts" / "main_job.py"), "--env", "InvertedPendulum-v5", "--steps", "24000"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "accepted of 3" in done.stdout
     assert "Doctor" in done.stdout
