@@ -22,7 +22,7 @@ HEAD = """# Alarms
 Written by `python scripts/document_alarms.py` from `sb3_trpo_ext/monitoring/alarms.py`: do not edit.
 
 `sb3_trpo_ext.monitoring.TrustRegionMonitor` watches every update, and each of its parts can be used alone. An alarm is raised
-once when trouble begins, and again only after it has been over for five updates. It is a warning of Python's
+once when trouble begins, and again only after it has been over for five updates (a layer's: below three quarters of its threshold). It is a warning of Python's
 (`TrustRegionWarning`), an entry of the callback's `alarms`, and a line of `alarms.jsonl` in the run folder, with its evidence
 in numbers. With `on_trouble="stop"`, a critical one ends the run. Thresholds are arguments of the monitors; where their
 defaults come from is said beside them.

@@ -24,6 +24,10 @@ UPDATES = 3
 """Updates that it has to last: a unit that works again in the next one was not dead. (What is measured on a sub-sample
 of the batch comes and goes near the limit.)"""
 
+STAYS = 0.75
+"""Share of its threshold that a trouble, once begun, must fall below to be over: a layer that keeps about a tenth of its
+units dead is one trouble, not many."""
+
 ACTOR, CRITIC = "actor", "critic"
 """First word of a layer's name."""
 
@@ -104,7 +108,7 @@ class DeadNeuronMonitor(Monitor):
         units = dict(zip(report.layer_names, report.layer_units, strict=True))
         for code, shares, limit, more in kinds:
             worst = max(shares, key=shares.__getitem__, default="")
-            if worst and shares[worst] >= limit:
+            if worst and shares[worst] >= limit * (STAYS if self.lasts(code) else 1.0):
                 evidence: Evidence = {"layer": worst, "share": shares[worst], "updates": UPDATES, "units": units[worst]}
                 yield code, {**evidence, "samples": report.activity_samples or 0, **more}
 

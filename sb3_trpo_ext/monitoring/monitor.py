@@ -105,6 +105,15 @@ class Monitor(BaseCallback):
         """
         return list(self.reports)[-n_updates:] if len(self.reports) >= n_updates else []
 
+    def lasts(self, code: str) -> bool:
+        """
+        Tell whether a trouble has begun and is not over yet.
+
+        :param code: of an alarm
+        :return: whether finding it now says nothing new
+        """
+        return code in self._calm
+
     def state_dict(self) -> dict[str, Any]:
         """
         Give what a resumed run needs to go on as if it had not ended.

@@ -16,7 +16,16 @@ from stable_baselines3.common.logger import Logger, configure
 import sb3_trpo_ext.monitoring
 from sb3_trpo_ext import TRPO, UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic
-from sb3_trpo_ext.monitoring import ALARMS, Alarm, KLMonitor, Monitor, Severity, TrustRegionMonitor, TrustRegionWarning
+from sb3_trpo_ext.monitoring import (
+    ALARMS,
+    Alarm,
+    DeadNeuronMonitor,
+    KLMonitor,
+    Monitor,
+    Severity,
+    TrustRegionMonitor,
+    TrustRegionWarning,
+)
 from sb3_trpo_ext.monitoring.alarm import Evidence
 from sb3_trpo_ext.monitoring.entropy_monitor import slope
 from sb3_trpo_ext.monitoring.monitor import CALM_UPDATES, WINDOW
@@ -96,6 +105,21 @@ def play(monitor: Monitor, n_updates: int, first: int = 1, model: Model | None =
 )
 def test_an_alarm_is_raised_once_when_trouble_begins(troubled: tuple[int, ...], raised: list[int]) -> None:
     assert play(Told(*troubled), 30) == raised
+
+
+@pytest.mark.parametrize(("between", "raised"), [(0.08, [3]), (0.07, [3, 23])])
+def test_a_layer_that_keeps_about_a_tenth_of_its_units_dead_is_one_trouble(between: float, raised: list[int]) -> None:
+    monitor, model = DeadNeuronMonitor(), Model()
+    monitor.init_callback(model)  # type: ignore[arg-type]
+    monitor.on_training_start({}, {})
+    shares = [0.12] * 10 + [between] * 10 + [0.12] * 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, share in enumerate(shares, start=1):
+            layer = {"layer_names": ("critic 3",), "layer_units": (64,), "layer_dead": (share,), "layer_saturated": (0.0,)}
+            model.last_update = make_report(number, activity_samples=256, **layer)
+            monitor.on_rollout_start()
+    assert [alarm.n_updates for alarm in monitor.alarms] == raised
 
 
 def test_an_update_is_judged_once_also_the_last_one() -> None:
