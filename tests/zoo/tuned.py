@@ -7,4 +7,5 @@ TUNED = re.compile(
     r"(\d+ trials of [\d,]+ steps \(seeds 100 to 102\)|no search); "
     r"best of \d+( \(\d+ made by hand\))? at [\d,]+ steps \(seeds 200 to 202\), "
     r"late return [\d.,-]+ ± [\d.,]+, (before [\d.,-]+ ± [\d.,]+|and it was so before)"
+    r"(; \w+ others got as much \(docs/tuning.md\))?"
 )
