@@ -1,5 +1,5 @@
 """
-A task of Gymnasium-Robotics: push a ball through a maze to a goal (pip install 'sb3-trpo-ext[robotics]').
+A task of Gymnasium-Robotics: push a ball through a maze to a goal (pip install -e '.[robotics]' in a checkout).
 
 TRPO is on-policy, so there is no hindsight replay: take the tasks whose reward is dense. (Fetch does not begin with
 MuJoCo 4.0 beside NumPy 2.4: gymnasium-robotics 1.4.2 compares an enum with a NumPy integer.)
