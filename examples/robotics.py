@@ -22,7 +22,7 @@ from sb3_trpo_ext.sb3.vec_env import FastVecNormalize
 def main() -> None:
     """Train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--steps", type=int, default=40_000, help="at least 10,000")
     parser.add_argument("--task", default="PointMaze_OpenDense-v3")
     args = parser.parse_args()
     gym.register_envs(gymnasium_robotics)
