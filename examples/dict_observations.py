@@ -49,7 +49,7 @@ class Reach(gym.Env):
 def main() -> None:
     """Train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6_000)
+    parser.add_argument("--steps", type=int, default=6_000, help="after the first 2,000")
     args = parser.parse_args()
     env = FastVecNormalize(make_vec_env(Reach, n_envs=8, seed=1), norm_obs_keys=["hand"], gamma=0.9)
     networks = {"features_extractor_kwargs": {"cnn_output_dim": 32}, "log_std_init": -0.5}

@@ -1,5 +1,5 @@
 """
-A task of Gymnasium-Robotics: push a ball through a maze to a goal (pip install 'sb3-trpo-ext[robotics]').
+A task of Gymnasium-Robotics: push a ball through a maze to a goal (pip install -e '.[robotics]' in a checkout).
 
 TRPO is on-policy, so there is no hindsight replay: take the tasks whose reward is dense. (Fetch does not begin with
 MuJoCo 4.0 beside NumPy 2.4: gymnasium-robotics 1.4.2 compares an enum with a NumPy integer.)
@@ -22,7 +22,7 @@ from sb3_trpo_ext.sb3.vec_env import FastVecNormalize
 def main() -> None:
     """Train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--steps", type=int, default=40_000, help="at least 10,000")
     parser.add_argument("--task", default="PointMaze_OpenDense-v3")
     args = parser.parse_args()
     gym.register_envs(gymnasium_robotics)
