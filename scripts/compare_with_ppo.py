@@ -1,0 +1,185 @@
+"""
+How far one update moves the policy: PPO beside TRPO, each with the settings that it is used with.
+
+The KL of each update is taken by the same instrument on both sides, on the batch that the update was made from: of the policy
+after it from the policy before it, a sum over action dimensions, mean and largest over states. PPO clips a probability ratio
+and bounds no KL; SB3's PPO has ``target_kl``, which ends an update's epochs early, and the RL Zoo sets it nowhere.
+
+    python scripts/compare_with_ppo.py                # runs that results/update_sizes.csv lacks, then the table of the page
+    python scripts/compare_with_ppo.py --table-only   # the table in docs/trpo_or_ppo.md again, from the CSV
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pandas as pd
+import torch
+from evidence.configurations import make_run
+from evidence.provenance import REPO, provenance
+from evidence.runs import OURS, Run
+from evidence.training import make_manager, use_ours
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import set_random_seed
+from torch.distributions import kl_divergence
+
+CSV = REPO / "results" / "update_sizes.csv"
+PAGE = REPO / "docs" / "trpo_or_ppo.md"
+BEGIN, END = "<!-- sizes: python scripts/compare_with_ppo.py -->\n", "<!-- /sizes -->\n"
+PPO = "ppo-zoo"
+TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+SEEDS = (0, 1, 2)
+STEPS = 100_000
+NAMES = {PPO: "PPO", OURS: "TRPO"}
+Row = dict[str, Any]
+
+
+class UpdateSizes(BaseCallback):
+    """Takes the KL of each update on the observations of its rollout; it draws no random number and changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[Row] = []
+        self._before: tuple[torch.Tensor, Any] | None = None
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        model: Any = self.model
+        observations = model.rollout_buffer.observations.copy()
+        flat = torch.as_tensor(observations.reshape(-1, *model.observation_space.shape), device=model.device)
+        self._before = flat, copy.deepcopy(model.policy)
+
+    def _on_rollout_start(self) -> None:
+        self._take()
+
+    def _on_training_end(self) -> None:
+        self._take()
+
+    def _take(self) -> None:
+        if self._before is None:
+            return
+        (observations, before), self._before = self._before, None
+        model: Any = self.model
+        with torch.no_grad():
+            old, new = (policy.get_distribution(observations).distribution for policy in (before, model.policy))
+            kl = kl_divergence(new, old).double().reshape(len(observations), -1).sum(dim=1)
+        row = {"num_timesteps": model.num_timesteps, "samples": len(kl), "kl": kl.mean().item(), "kl_max": kl.max().item()}
+        self.rows.append({"update": len(self.rows) + 1, **row})
+
+
+def measure(run: Run) -> list[Row]:
+    """
+    Train, and take the size of every update.
+
+    :param run: what to train
+    :return: a row an update
+    """
+    if run.implementation == OURS:
+        use_ours(plain_cg=False)
+    sizes = UpdateSizes()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        manager = make_manager(run, Path(folder))
+        set_random_seed(run.seed)
+        model, _ = manager.setup_experiment()  # type: ignore[misc]
+        manager.callbacks.append(sizes)
+        manager.learn(model)
+    bound = getattr(model, "target_kl", None) if run.implementation == OURS else None
+    known: Row = {"task": run.task, "implementation": run.implementation, "seed": run.seed, "config_hash": run.config_hash}
+    known["numerics_version"] = run.numerics_version
+    return [{**known, "bound": bound, **row, **provenance()} for row in sizes.rows]
+
+
+def append(rows: list[Row], path: Path) -> None:
+    """
+    Add a finished run.
+
+    :param rows: of ``measure``
+    :param path: the CSV
+    """
+    begins = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        if begins:
+            writer.writeheader()
+        writer.writerows({key: f"{one:.5g}" if isinstance(one, float) else one for key, one in row.items()} for row in rows)
+
+
+def table(rows: pd.DataFrame) -> str:
+    """
+    Sum up the runs of each task and side.
+
+    :param rows: of the CSV
+    :return: Markdown
+    """
+    lines = [
+        "| task | | updates in 100,000 steps | KL of an update: median | 95 % of them below | largest | largest in one state |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for task, of_task in rows.groupby("task"):
+        for implementation, name in NAMES.items():
+            of = of_task[of_task.implementation == implementation]
+            if of.empty:
+                continue
+            each = of.groupby("seed").size().mean()
+            bound = "" if of.bound.isna().all() else f" (bound {of.bound.max():g})"
+            kl = f"{of.kl.median():.2g} | {of.kl.quantile(0.95):.2g} | {of.kl.max():.2g}{bound}"
+            lines.append(f"| {task} | {name} | {each:,.0f} | {kl} | {of.kl_max.max():.3g} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_table(page: str, text: str) -> str:
+    """
+    Put the table where it belongs.
+
+    :param page: Markdown with both marks
+    :param text: the table
+    :return: the page, otherwise as it was
+    """
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{text}{END}{after}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Measure what is missing, and write the table.
+
+    :param argv: arguments; None for the process's own
+    :return: exit code
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table-only", action="store_true", help="train nothing")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    wanted = [(task, seed, side) for seed in SEEDS for task in TASKS for side in (OURS, PPO)]
+    for task, seed, side in [] if args.table_only else wanted:
+        run = make_run(side, task, seed, STEPS)
+        assert run is not None, f"the Zoo has no PPO settings for {task}"
+        done = (
+            set(pd.read_csv(CSV)[["task", "seed", "config_hash"]].itertuples(index=False, name=None))
+            if CSV.exists()
+            else set()
+        )
+        if (task, seed, run.config_hash) in done:
+            continue
+        append(measure(run), CSV)
+        print(f"{task} {side} seed {seed}: done", flush=True)
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table(pd.read_csv(CSV))), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
