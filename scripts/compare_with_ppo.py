@@ -5,13 +5,12 @@ The KL of each update is taken by the same instrument on both sides, on the batc
 after it from the policy before it, a sum over action dimensions, mean and largest over states. PPO clips a probability ratio
 and bounds no KL; SB3's PPO has ``target_kl``, which ends an update's epochs early, and the RL Zoo sets it nowhere.
 
-    python scripts/compare_with_ppo.py                # runs that results/update_sizes.csv lacks, then the table of the page
-    python scripts/compare_with_ppo.py --table-only   # the table in docs/trpo_or_ppo.md again, from the CSV
+    python scripts/compare_with_ppo.py            # the runs that results/update_sizes.csv lacks, then the page's table
+    python scripts/compare_with_ppo.py --check    # train nothing; fail if that table is not up to date
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import csv
 import os
@@ -29,6 +28,7 @@ from evidence.configurations import make_run
 from evidence.provenance import REPO, provenance
 from evidence.runs import OURS, Run
 from evidence.training import make_manager, use_ours
+from generated_page import parser, write_or_check
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import set_random_seed
 from torch.distributions import kl_divergence
@@ -40,7 +40,7 @@ PPO = "ppo-zoo"
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 SEEDS = (0, 1, 2)
 STEPS = 100_000
-NAMES = {PPO: "PPO", OURS: "TRPO"}
+NAMES = {OURS: "TRPO", PPO: "PPO"}
 Row = dict[str, Any]
 
 
@@ -125,7 +125,7 @@ def table(rows: pd.DataFrame) -> str:
     :return: Markdown
     """
     lines = [
-        "| task | | updates in 100,000 steps | KL of an update: median | 95 % of them below | largest | largest in one state |",
+        f"| task | | updates in {STEPS:,} steps | KL of an update: median | 95 % are below | largest | largest in one state |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for task, of_task in rows.groupby("task"):
@@ -153,6 +153,18 @@ def with_table(page: str, text: str) -> str:
     return f"{before}{BEGIN}{text}{END}{after}"
 
 
+def missing() -> list[Run]:
+    """
+    Find what the CSV lacks.
+
+    :return: runs of today's settings, seed by seed
+    """
+    keys = ["task", "seed", "config_hash"]
+    done = set(pd.read_csv(CSV)[keys].itertuples(index=False, name=None)) if CSV.exists() else set()
+    wanted = [make_run(side, task, seed, STEPS) for seed in SEEDS for task in TASKS for side in NAMES]
+    return [run for run in wanted if run is not None and (run.task, run.seed, run.config_hash) not in done]
+
+
 def main(argv: list[str] | None = None) -> int:
     """
     Measure what is missing, and write the table.
@@ -160,25 +172,13 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: arguments; None for the process's own
     :return: exit code
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table-only", action="store_true", help="train nothing")
-    args = parser.parse_args(argv)
+    args = parser(__doc__).parse_args(argv)
     torch.set_num_threads(1)
-    wanted = [(task, seed, side) for seed in SEEDS for task in TASKS for side in (OURS, PPO)]
-    for task, seed, side in [] if args.table_only else wanted:
-        run = make_run(side, task, seed, STEPS)
-        assert run is not None, f"the Zoo has no PPO settings for {task}"
-        done = (
-            set(pd.read_csv(CSV)[["task", "seed", "config_hash"]].itertuples(index=False, name=None))
-            if CSV.exists()
-            else set()
-        )
-        if (task, seed, run.config_hash) in done:
-            continue
+    for run in [] if args.check else missing():
         append(measure(run), CSV)
-        print(f"{task} {side} seed {seed}: done", flush=True)
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table(pd.read_csv(CSV))), encoding="utf-8")
-    return 0
+        print(f"{run.title}: done", flush=True)
+    page = with_table(PAGE.read_text(encoding="utf-8"), table(pd.read_csv(CSV)))
+    return write_or_check("compare_with_ppo.py", {PAGE: page}, args.check)
 
 
 if __name__ == "__main__":
