@@ -48,6 +48,7 @@ PAGES = {
     "swap_solvers.csv": ("equivalence",),
     "tuning/runs.csv": ("tuning",),
     "tuning_trials.csv": ("tuning",),
+    "update_sizes.csv": ("trpo_or_ppo",),
 }
 """What is told where."""
 
