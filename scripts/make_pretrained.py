@@ -129,8 +129,8 @@ python -m sb3_trpo_ext record_video --env {ENV} --pretrained         # a film in
 |---|---|---|---|---|---|
 {rows}
 {EPISODES} episodes each, environments seeded from {SEED}; {versions}.
-It is one run (seed {seed}), the policy at its end: the median of three (seeds 0, 1 and 4: 3,122, 3,447 and 1,709 by this measure),
-not the best. What five seeds do is in [results](results.md).
+It is one run (seed {seed}), the policy at its end: the median of three (seeds 0, 1 and 4: 3,122, 3,447 and 1,709 by this
+measure), not the best. What five seeds do is in [results](results.md).
 
 It was trained by `python -m sb3_trpo_ext train --env {ENV} -n {STEPS} --seed {seed} --eval-freq -1`, with the entry of
 `zoo_configs/trpo.yml` as it then was: {settings}. Its optimiser's moments are not kept: to train further, train anew.
