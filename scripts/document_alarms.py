@@ -22,10 +22,10 @@ HEAD = """# Alarms
 Written by `python scripts/document_alarms.py` from `sb3_trpo_ext/monitoring/alarms.py`: do not edit.
 
 `sb3_trpo_ext.monitoring.TrustRegionMonitor` watches every update, and each of its parts can be used alone. An alarm is raised
-once when trouble begins, and again only after it has been over for five updates (a layer's: below three quarters of its
-threshold). It is a warning of Python's (`TrustRegionWarning`), an entry of the callback's `alarms`, and a line of
-`alarms.jsonl` in the run folder, with its evidence in numbers. With `on_trouble="stop"`, a critical one ends the run.
-Thresholds are arguments of the monitors; where their defaults come from is said beside them.
+once when trouble begins, and again only after it has been over for five updates (a layer's: once no
+layer is at three quarters of the threshold). It is a warning of Python's (`TrustRegionWarning`), an entry of the callback's
+`alarms`, and a line of `alarms.jsonl` in the run folder, with its evidence in numbers. With `on_trouble="stop"`, a critical
+one ends the run. Thresholds are arguments of the monitors; where their defaults come from is said beside them.
 
 What training looks like without trouble: `results/monitor_figures.csv`; with it, told as stories: [debugging](debugging.md).
 The monitors' figures are logged as `monitor/*`. In the Zoo's entries that we ship monitors are on; in your code they are

@@ -106,6 +106,7 @@ class Examiner:
                 # A file may hold figures that no update has: a KL of zero in a step that was taken.
                 self.unjudged += 1
                 continue
+            monitor.settle(found)
             for code, evidence in found.items():
                 if self._can_judge(code):
                     self._note(code, report, evidence)

@@ -12,7 +12,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,6 +114,15 @@ class Monitor(BaseCallback):
         """
         return code in self._calm
 
+    def settle(self, found: Collection[str]) -> None:
+        """
+        Count for how long each trouble has been over.
+
+        :param found: codes of what was found in the newest update
+        """
+        calm = {code: 0 if code in found else updates + 1 for code, updates in self._calm.items()}
+        self._calm = {code: n for code, n in calm.items() if n < CALM_UPDATES} | dict.fromkeys(found, 0)
+
     def state_dict(self) -> dict[str, Any]:
         """
         Give what a resumed run needs to go on as if it had not ended.
@@ -202,8 +211,7 @@ class Monitor(BaseCallback):
         for code, alarm in found.items():
             if code not in self._calm:
                 self._raise(alarm)
-        calm = {code: 0 if code in found else updates + 1 for code, updates in self._calm.items()}
-        self._calm = {code: n for code, n in calm.items() if n < CALM_UPDATES} | dict.fromkeys(found, 0)
+        self.settle(found)
 
     def _alarm(self, report: UpdateReport, code: str, evidence: Evidence) -> Alarm:
         """One that can be said and written."""

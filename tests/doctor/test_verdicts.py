@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_trpo_ext.doctor.examine import Examiner
 from sb3_trpo_ext.doctor.folders import EVENTS
 from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.doctor.run import Run
@@ -15,6 +16,7 @@ from sb3_trpo_ext.doctor.text import verdict
 from sb3_trpo_ext.monitoring import Severity, TrustRegionMonitor
 from sb3_trpo_ext.replay import cli as replay
 from tests.doctor.runs import train_ours
+from tests.monitoring.reports import make_report
 from tests.monitoring.scenarios import healthy
 
 
@@ -130,3 +132,13 @@ def test_a_run_that_has_just_begun_is_no_trouble(name: str) -> None:
 def test_evaluations_that_have_not_come_yet() -> None:
     np.savez("evaluations.npz", timesteps=np.array([]), results=np.empty((0, 5)))
     assert [finding.code for finding in read_run(Path()).findings] == ["DR014"]
+
+
+@pytest.mark.parametrize(("between", "again"), [(0.08, None), (0.07, 23)])
+def test_a_layer_about_its_threshold_is_judged_as_the_monitor_judges_it(between: float, again: int | None) -> None:
+    examiner = Examiner()
+    for number, share in enumerate([0.12] * 10 + [between] * 10 + [0.12] * 10, start=1):
+        layer = {"layer_names": ("critic 3",), "layer_units": (64,), "layer_dead": (share,), "layer_saturated": (0.0,)}
+        examiner.look(make_report(number, activity_samples=256, **layer))
+    (found,) = [finding for finding in examiner.findings() if finding.code == "TR301"]
+    assert (found.since_update, found.again_update, found.ongoing) == (3, again, True)
