@@ -153,16 +153,55 @@ def with_table(page: str, text: str) -> str:
     return f"{before}{BEGIN}{text}{END}{after}"
 
 
+def key(run: Run) -> tuple[str, str, int, str, int]:
+    """
+    Name a run by what makes two of them the same.
+
+    :param run: a run
+    :return: columns of the CSV
+    """
+    return run.task, run.implementation, run.seed, run.config_hash, run.numerics_version or 0
+
+
+def keys(rows: pd.DataFrame) -> list[tuple[str, str, int, str, int]]:
+    """
+    Name the run of each row.
+
+    :param rows: of the CSV
+    :return: their ``key``
+    """
+    versions = rows.numerics_version.fillna(0).astype(int)
+    return list(zip(rows.task, rows.implementation, rows.seed, rows.config_hash, versions, strict=True))
+
+
+def wanted() -> list[Run]:
+    """
+    List the runs of today's settings, seed by seed.
+
+    :return: runs
+    """
+    runs = (make_run(side, task, seed, STEPS) for seed in SEEDS for task in TASKS for side in NAMES)
+    return [run for run in runs if run is not None]
+
+
+def measured() -> pd.DataFrame:
+    """
+    Read the rows of today's settings; those of older ones stay in the file.
+
+    :return: rows of the CSV
+    """
+    rows, known = pd.read_csv(CSV), {key(run) for run in wanted()}
+    return rows[[each in known for each in keys(rows)]]
+
+
 def missing() -> list[Run]:
     """
     Find what the CSV lacks.
 
-    :return: runs of today's settings, seed by seed
+    :return: runs
     """
-    keys = ["task", "seed", "config_hash"]
-    done = set(pd.read_csv(CSV)[keys].itertuples(index=False, name=None)) if CSV.exists() else set()
-    wanted = [make_run(side, task, seed, STEPS) for seed in SEEDS for task in TASKS for side in NAMES]
-    return [run for run in wanted if run is not None and (run.task, run.seed, run.config_hash) not in done]
+    done = set(keys(pd.read_csv(CSV))) if CSV.exists() else set()
+    return [run for run in wanted() if key(run) not in done]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -174,10 +213,13 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = parser(__doc__).parse_args(argv)
     torch.set_num_threads(1)
-    for run in [] if args.check else missing():
+    for run in missing():
+        if args.check:
+            print(f"{run.title} was not measured: run python scripts/compare_with_ppo.py", file=sys.stderr)
+            return 1
         append(measure(run), CSV)
         print(f"{run.title}: done", flush=True)
-    page = with_table(PAGE.read_text(encoding="utf-8"), table(pd.read_csv(CSV)))
+    page = with_table(PAGE.read_text(encoding="utf-8"), table(measured()))
     return write_or_check("compare_with_ppo.py", {PAGE: page}, args.check)
 
 

@@ -5,7 +5,7 @@ Pack a finished run as the trained agent that comes with the package (``enjoy --
     python scripts/make_pretrained.py logs/trpo/Hopper-v5_1
 
 The training is one run of the shipped hyperparameters, of three (seeds 0, 1 and 4) the one with the median return, and its
-policy at the end. When that entry of the YAML changes, both commands are run again. The second writes ``docs/pretrained.md``
+policy at the end. When that entry of the YAML changes, all is run again. The second writes ``docs/pretrained.md``
 too: the score of what was packed: the policy, the statistics of its observations and the configuration; no moments of the
 optimiser, no machine's name.
 """
@@ -129,8 +129,8 @@ python -m sb3_trpo_ext record_video --env {ENV} --pretrained         # a film in
 |---|---|---|---|---|---|
 {rows}
 {EPISODES} episodes each, environments seeded from {SEED}; {versions}.
-It is one run (seed {seed}), the policy at its end: the median of three (seeds 0, 1 and 4: 3,122, 3,447 and 1,709 by this
-measure), not the best. What five seeds do is in [results](results.md).
+It is one run (seed {seed}), the policy at its end: the median of three (seeds 0, 1 and 4), not the best. Five seeds are in
+[results](results.md); the same seed ended elsewhere there, on another kind of processor, which rounds in another way.
 
 It was trained by `python -m sb3_trpo_ext train --env {ENV} -n {STEPS} --seed {seed} --eval-freq -1`, with the entry of
 `zoo_configs/trpo.yml` as it then was: {settings}. Its optimiser's moments are not kept: to train further, train anew.

@@ -51,10 +51,18 @@ def test_a_finished_run_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(compare_with_ppo, "CSV", tmp_path / "sizes.csv")
     runs = compare_with_ppo.missing()
     assert len(runs) == len(compare_with_ppo.TASKS) * len(compare_with_ppo.SEEDS) * 2
-    row = {"task": runs[0].task, "seed": runs[0].seed, "config_hash": runs[0].config_hash, "kl": 0.123456789}
+    columns = ("task", "implementation", "seed", "config_hash", "numerics_version")
+    row = {**dict(zip(columns, compare_with_ppo.key(runs[0]), strict=True)), "kl": 0.123456789}
     compare_with_ppo.append([row], compare_with_ppo.CSV)
     assert compare_with_ppo.missing() == runs[1:]
     assert compare_with_ppo.CSV.read_text().splitlines()[1].endswith(",0.12346")
+    compare_with_ppo.append([{**row, "config_hash": "of before"}], compare_with_ppo.CSV)
+    assert list(compare_with_ppo.measured().config_hash) == [runs[0].config_hash]
+
+
+def test_a_run_that_was_not_measured_is_not_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_with_ppo, "CSV", tmp_path / "sizes.csv")
+    assert compare_with_ppo.main(["--check"]) == 1
 
 
 def test_the_table_sums_up_and_changes_nothing_else_of_the_page() -> None:
