@@ -28,7 +28,7 @@ from evidence.configurations import make_run
 from evidence.provenance import REPO, provenance
 from evidence.runs import OURS, Run
 from evidence.training import make_manager, use_ours
-from generated_page import parser, write_or_check
+from generated_page import parser, with_block, write_or_check
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import set_random_seed
 from torch.distributions import kl_divergence
@@ -140,19 +140,6 @@ def table(rows: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_table(page: str, text: str) -> str:
-    """
-    Put the table where it belongs.
-
-    :param page: Markdown with both marks
-    :param text: the table
-    :return: the page, otherwise as it was
-    """
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{text}{END}{after}"
-
-
 def key(run: Run) -> tuple[str, str, int, str, int]:
     """
     Name a run by what makes two of them the same.
@@ -219,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         append(measure(run), CSV)
         print(f"{run.title}: done", flush=True)
-    page = with_table(PAGE.read_text(encoding="utf-8"), table(measured()))
+    page = with_block(PAGE.read_text(encoding="utf-8"), BEGIN, table(measured()), END)
     return write_or_check("compare_with_ppo.py", {PAGE: page}, args.check)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 from evidence.provenance import REPO
-from generated_page import parser, write_or_check
+from generated_page import parser, with_block, write_or_check
 
 SOURCE = REPO / "docs" / "peers.yml"
 PAGE = REPO / "docs" / "peers.md"
@@ -99,8 +99,7 @@ def readme() -> str:
     names = [OUR_NAME if name == OURS else name for name in rows[0]["cells"]]
     lines = [f"| | {' | '.join(names)} |\n", f"|---|{'---|' * len(names)}\n"]
     lines += [f"| {row['asks']} | {' | '.join(cell['can'] for cell in row['cells'].values())} |\n" for row in rows]
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    return f"{before}{BEGIN}{''.join(lines)}{END}{rest.partition(END)[2]}"
+    return with_block(README.read_text(encoding="utf-8"), BEGIN, "".join(lines), END)
 
 
 def misread(place: Callable[[Cell, str], Path | None]) -> list[str]:

@@ -19,6 +19,20 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def with_block(page: str, begin: str, text: str, end: str) -> str:
+    """
+    Put what is generated between its marks in a page that is otherwise written by hand.
+
+    :param page: Markdown with both marks
+    :param begin: the first mark, with its line end
+    :param text: what stands between them
+    :param end: the second mark, with its line end
+    :return: the page, otherwise as it was
+    """
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}{text}{end}{rest.partition(end)[2]}"
+
+
 def write_or_check(script: str, pages: dict[Path, str], check: bool) -> int:
     """
     Do what was asked for.

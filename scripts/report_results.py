@@ -110,6 +110,7 @@ def write_page(evidence: scores.Evidence, args: argparse.Namespace, command: str
         "## Seed by seed\n\n" + sections.seed_table(evidence),
         *(["## Beside published figures\n\n" + sections.PUBLISHED_TEXT + "\n\n" + published] if published else []),
         "## Stability\n\n" + sections.STABILITY_TEXT + "\n\n" + sections.stability_table(evidence),
+        "## Time\n\n" + sections.TIME_TEXT + "\n\n" + sections.time_table(evidence),
         "## Where it comes from\n\n" + sections.origin(evidence),
     ]
     page = Path(args.docs / f"{args.name}.md")

@@ -226,6 +226,32 @@ def stability_table(evidence: Evidence) -> str:
     return table([*columns, "largest KL/δ"], rows)
 
 
+def time_table(evidence: Evidence) -> str:
+    """
+    Show the processor time that a run took.
+
+    :param evidence: the runs
+    :return: Markdown; a ratio only of what one kind of machine ran
+    """
+    rows = []
+    for task in evidence.tasks:
+        of_task = evidence.runs[evidence.runs.task == task]
+        reference = of_task[of_task.method == REFERENCE]
+        for method in evidence.methods:
+            chosen = of_task[of_task.method == method]
+            if chosen.empty:
+                continue
+            machines = {*chosen.machine, *reference.machine}
+            comparable = method != REFERENCE and len(reference) and len(machines) == 1
+            ratio = number(chosen.cpu_seconds.median() / reference.cpu_seconds.median()) if comparable else "-"
+            rows.append([task, method, number(chosen.cpu_seconds.median()), ratio, "; ".join(sorted(set(chosen.machine)))])
+    return table(["task", "method", "CPU seconds", f"ratio to {REFERENCE}", "machine"], rows)
+
+
+TIME_TEXT = """\
+Medians over seeds of a whole run, evaluations included, beside other work. Each method has its own settings, networks too; at
+equal ones: [benchmarks](benchmarks.md). No ratio where the runs were made on more than one kind of machine."""
+
 STABILITY_TEXT = f"""\
 Drawdown: the largest fall of a run's evaluation return below its running maximum, as a share of that maximum above
 random; counted once the maximum has come {DRAWDOWN_FLOOR:.0%} of the way from random to the reference. Mean and worst

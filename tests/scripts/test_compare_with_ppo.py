@@ -65,7 +65,7 @@ def test_a_run_that_was_not_measured_is_not_up_to_date(tmp_path: Path, monkeypat
     assert compare_with_ppo.main(["--check"]) == 1
 
 
-def test_the_table_sums_up_and_changes_nothing_else_of_the_page() -> None:
+def test_the_table_sums_up() -> None:
     columns = ["task", "implementation", "seed", "bound", "kl", "kl_max"]
     ours = [("Hopper-v5", OURS, seed, 0.03, kl, 1.0) for seed in (0, 1) for kl in (0.02, 0.03)]
     theirs = [("Hopper-v5", compare_with_ppo.PPO, 0, None, kl, 50.0) for kl in (0.01, 0.02, 0.5)]
@@ -74,5 +74,3 @@ def test_the_table_sums_up_and_changes_nothing_else_of_the_page() -> None:
         "| Hopper-v5 | TRPO | 2 | 0.025 | 0.03 | 0.03 (bound 0.03) | 1 |",
         "| Hopper-v5 | PPO | 3 | 0.02 | 0.45 | 0.5 | 50 |",
     ]
-    page = f"before\n{compare_with_ppo.BEGIN}old\n{compare_with_ppo.END}after\n"
-    assert compare_with_ppo.with_table(page, "new\n") == page.replace("old", "new")

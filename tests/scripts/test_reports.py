@@ -48,7 +48,9 @@ def test_a_page_with_everything(tmp_path: Path) -> None:
     page = (docs / "results.md").read_text()
     assert "Nothing is missing." in page
     assert "2 tasks, seeds 0, 1, 2, 1,000,000 steps" in page
-    assert page.count("| Hopper-v5 |") == 4 + 3 + 3 + 2  # three methods and random; seeds; published by two; stability
+    assert (
+        page.count("| Hopper-v5 |") == 4 + 3 + 3 + 2 + 3
+    )  # three methods and random; seeds; published by two; stability; time
     for name in ("results_curves", "results_aggregate", "results_sample_efficiency"):
         check_figure(docs / "figures" / name)
         assert f"figures/{name}.svg" in page
@@ -71,6 +73,18 @@ def test_every_seed_and_what_others_published_stand_in_tables(tmp_path: Path) ->
     assert row == f"| Hopper-v5 | {best} ± 1 | Them, v3 | one run | {mean} (2/3) |"
     assert sections.published_table(evidence, published[1:]) == ""
     assert sections.published_table(evidence, published.assign(steps=300_000)) == ""
+
+
+def test_times_are_compared_where_one_kind_of_machine_made_all_runs(tmp_path: Path) -> None:
+    make_up(tmp_path, TASKS, ["contrib-zoo", "ours"], 3)
+    evidence = scores.load(tmp_path / "results")
+    hopper, ours = evidence.runs.task == "Hopper-v5", evidence.runs.method == "ours"
+    evidence.runs["cpu_seconds"] = np.where(ours, 50.0, 200.0)
+    evidence.runs.loc[ours & ~hopper, "machine"] = "another"
+    found = sections.time_table(evidence)
+    assert "| Hopper-v5 | contrib-zoo | 200 | - | none |" in found
+    assert "| Hopper-v5 | ours | 50 | 0.25 | none |" in found
+    assert "| HalfCheetah-v5 | ours | 50 | - | another |" in found
 
 
 def test_published_figures_are_of_tasks_that_have_an_entry() -> None:
