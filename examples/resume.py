@@ -32,6 +32,8 @@ def train(folder: Path, steps: int, kill_at: int | None = None) -> TRPO:
 class PowerCut(BaseCallback):
     """No exception, no signal handler, no time to save anything."""
 
+    reads_step_values = False
+
     def __init__(self, at: int | None):
         super().__init__()
         self.at = at

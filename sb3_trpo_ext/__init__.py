@@ -2,9 +2,18 @@
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.sb3.checkpoint import Checkpoints
-from sb3_trpo_ext.sb3.errors import CheckpointError, NonFiniteError, RanksError, StaleBatchError
+from sb3_trpo_ext.sb3.errors import CheckpointError, NonFiniteError, RanksError, StaleBatchError, TooEarlyError
 from sb3_trpo_ext.sb3.trpo import TRPO
 
 __version__ = "0.1.0"
 
-__all__ = ["TRPO", "CheckpointError", "Checkpoints", "NonFiniteError", "RanksError", "StaleBatchError", "UpdateReport"]
+__all__ = [
+    "TRPO",
+    "CheckpointError",
+    "Checkpoints",
+    "NonFiniteError",
+    "RanksError",
+    "StaleBatchError",
+    "TooEarlyError",
+    "UpdateReport",
+]

@@ -77,6 +77,8 @@ class Observer(BaseCallback):
     :param monitor: all of them
     """
 
+    reads_step_values = False
+
     def __init__(self, monitor: TrustRegionMonitor):
         super().__init__()
         self.monitor = monitor

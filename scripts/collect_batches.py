@@ -77,6 +77,8 @@ class Keeper(BaseCallback):
     :param early: steps of the early one, rounded up to whole updates
     """
 
+    reads_step_values = False
+
     def __init__(self, run: Run, folder: Path, early: int):
         super().__init__()
         self.run, self.folder, self.early = run, folder, early

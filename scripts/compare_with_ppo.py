@@ -47,6 +47,8 @@ Row = dict[str, Any]
 class UpdateSizes(BaseCallback):
     """Takes the KL of each update on the observations of its rollout; it draws no random number and changes nothing."""
 
+    reads_step_values = False
+
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[Row] = []

@@ -30,6 +30,8 @@ from torch.distributions import Distribution, kl_divergence
 class Deployed(BaseCallback):
     """Compares the policy before and after each update, as it acts; ``rows``: (before, logged, deployed), over target_kl."""
 
+    reads_step_values = False
+
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[tuple[float, float, float]] = []

@@ -134,6 +134,8 @@ class Watch(BaseCallback):
     :param rows: gets what is seen
     """
 
+    reads_step_values = False
+
     def __init__(self, every: int, folder: Path, rows: list[dict[str, float]]):
         super().__init__()
         self.every, self.folder, self.rows = every, folder, rows

@@ -54,6 +54,8 @@ VARIANTS = ("sb3-contrib", "sb3-contrib, our solver", "ours", "ours, sb3-contrib
 class Returns(BaseCallback):
     """Keeps the return of each training episode, and when it ended."""
 
+    reads_step_values = False
+
     def __init__(self) -> None:
         super().__init__()
         self.episodes: list[tuple[int, float]] = []

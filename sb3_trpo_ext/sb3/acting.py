@@ -172,7 +172,7 @@ class ActorAlone:
 
     def _features(self, observations: PyTorchObs) -> Tensor:
         if self._nothing_to_extract and isinstance(observations, Tensor):
-            return observations.float()
+            return observations.float().flatten(1)
         policy = self._policy
         # As get_distribution does: the actor's features only, where actor and critic have an extractor each.
         return super(ActorCriticPolicy, policy).extract_features(observations, policy.pi_features_extractor)

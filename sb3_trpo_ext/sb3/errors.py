@@ -1,4 +1,4 @@
-"""Errors with names. All but one are ValueErrors: the RL Zoo prunes a trial on ValueError, anything else ends its study."""
+"""Errors with names. Most are ValueErrors: the RL Zoo prunes a trial on ValueError, anything else ends its study."""
 
 
 class StaleBatchError(ValueError):
@@ -15,3 +15,7 @@ class CheckpointError(ValueError):
 
 class RanksError(RuntimeError):
     """A training on several ranks can't go on: one of them has failed, hangs or holds something else than the others."""
+
+
+class TooEarlyError(RuntimeError):
+    """A callback has read something of a rollout before it was computed."""

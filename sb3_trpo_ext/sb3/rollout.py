@@ -3,8 +3,8 @@ On-policy collection: at each step only the actor runs; values and log-probabili
 
 The actions are SB3's for the same seed, bit for bit. Differences from ``OnPolicyAlgorithm.collect_rollouts``:
 
-1. Values, log-probabilities and the bootstrap values of timed-out episodes are computed in one batch after the last step,
-   so callbacks find no ``values`` and ``log_probs`` among their locals, and rewards in the buffer are complete only then.
+1. Values, log-probabilities and the bootstrap values of timed-out episodes are computed in one batch after the last step.
+   Until then nobody can read them, nor the buffer's rewards, to which the bootstraps are added: ``late``.
 2. Log-probabilities come from the distributions that the actions were sampled from, kept at each step.
 3. An observation that is not finite is refused before it reaches the network.
 
@@ -34,6 +34,7 @@ from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.callback_needs import what_needs_sb3_loop
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite
 from sb3_trpo_ext.sb3.guard import Fingerprint
+from sb3_trpo_ext.sb3.late import Late, late
 from sb3_trpo_ext.sb3.values import map_arrays, predict_values
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
 
 BUFFER_METHODS = ("add", "reset")
 """What our loop does in a buffer's place."""
+
+LATE_ARRAYS = ("values", "log_probs", "rewards")
+"""Of a buffer: complete only after the last step."""
+
+LATE_LOCALS = {name: Late(f"{name} of a step") for name in ("values", "log_probs")}
+"""In the place of local variables that SB3's loop shows to callbacks."""
 
 
 def why_sb3_loop(model: TRPO, callback: BaseCallback, buffer: RolloutBuffer, n_rollout_steps: int) -> str | None:
@@ -84,25 +91,10 @@ def collect_rollout(
     if model.use_sde:
         policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
-    rollout = Rollout(model, env, buffer, recorder)
     fingerprint = Fingerprint.of(policy)
-    going_on = True
-    while going_on and buffer.pos < buffer.buffer_size:
-        step = rollout.step()
-        callback.update_locals(
-            {
-                "self": model,
-                "env": env,
-                "callback": callback,
-                "rollout_buffer": buffer,
-                "n_rollout_steps": buffer.buffer_size,
-                "n_steps": buffer.pos,
-                **step,
-            }
-        )
-        going_on = callback.on_step()
-        if going_on:
-            rollout.store(**step)
+    with late(buffer, LATE_ARRAYS) as arrays:
+        rollout = Rollout(model, env, buffer, arrays["rewards"], recorder)
+        going_on = rollout.fill(callback)
     recorder.changed = fingerprint.changed(policy) if model.policy is policy else "the policy itself"
     if recorder.changed is not None:
         warnings.warn(
@@ -115,9 +107,11 @@ def collect_rollout(
     rollout.evaluate()
     if going_on:
         assert model._last_episode_starts is not None
-        last_values = torch.from_numpy(predict_values(policy, model._last_obs))
+        last_values = torch.from_numpy(predict_values(policy, model._last_obs)).reshape(-1, 1)
         buffer.compute_returns_and_advantage(last_values=last_values, dones=model._last_episode_starts)
-        callback.update_locals({"n_steps": buffer.pos})
+        # As SB3's loop leaves them.
+        log_probs = torch.from_numpy(buffer.log_probs[-1].copy())
+        callback.update_locals({"n_steps": buffer.pos, "values": last_values, "log_probs": log_probs})
         callback.on_rollout_end()
     return going_on
 
@@ -129,17 +123,43 @@ class Rollout:
     :param model: the model
     :param env: its environment
     :param buffer: the buffer, empty
+    :param rewards: its rewards, shape (n_steps, n_envs), which nobody else can read until they are complete
     :param recorder: keeps the distribution of each step
     """
 
-    def __init__(self, model: TRPO, env: VecEnv, buffer: RolloutBuffer, recorder: BehaviourRecorder):
+    def __init__(self, model: TRPO, env: VecEnv, buffer: RolloutBuffer, rewards: np.ndarray, recorder: BehaviourRecorder):
         self._model = model
         self._env = env
         self._buffer = buffer
+        self._rewards = rewards
         self._recorder = recorder
         self._actor = ActorAlone(model.policy)
         self._actions: list[Tensor] = []
         self._timed_out: list[tuple[int, int, Any]] = []
+
+    def fill(self, callback: BaseCallback) -> bool:
+        """
+        Step until the buffer is full.
+
+        :param callback: called at each step, as SB3's loop calls it
+        :return: False if the callback ended it before
+        """
+        buffer = self._buffer
+        shown = {
+            "self": self._model,
+            "env": self._env,
+            "callback": callback,
+            "rollout_buffer": buffer,
+            "n_rollout_steps": buffer.buffer_size,
+            **LATE_LOCALS,
+        }
+        while buffer.pos < buffer.buffer_size:
+            step = self.step()
+            callback.update_locals({**shown, "n_steps": buffer.pos, **step})
+            if not callback.on_step():
+                return False
+            self.store(**step)
+        return True
 
     def step(self) -> dict[str, Any]:
         """
@@ -188,7 +208,7 @@ class Rollout:
         model._update_info_buffer(infos, dones)
         _fill(buffer.observations, position, model._last_obs)
         buffer.actions[position] = actions.reshape(buffer.n_envs, buffer.action_dim)
-        buffer.rewards[position] = rewards
+        self._rewards[position] = rewards
         buffer.episode_starts[position] = model._last_episode_starts
         for index, done in enumerate(dones):
             if done and infos[index].get("TimeLimit.truncated", False):
@@ -212,9 +232,10 @@ class Rollout:
         buffer.values[:n_steps] = predict_values(model.policy, observations).reshape(n_steps, buffer.n_envs)
         if self._timed_out:
             steps, environments, last = zip(*self._timed_out, strict=True)
-            values = predict_values(model.policy, model.policy.obs_to_tensor(_stacked(last))[0])
+            # One by one, as SB3 does: each may have a dimension of length 1 that its space has not.
+            values = predict_values(model.policy, _joined([model.policy.obs_to_tensor(each)[0] for each in last]))
             buffer.rewards[steps, environments] += model.gamma * values
-        # At last: a dropped step was told as a time limit, and has been bootstrapped as one.
+        # Last, because a dropped step was reported as a time limit and has been bootstrapped as one.
         settle_dropped(buffer, self._recorder.dropped)
 
 
@@ -264,7 +285,7 @@ def _fill(arrays: Any, position: int, observations: Any) -> None:
         arrays[position] = np.reshape(observations, arrays.shape[1:])
 
 
-def _stacked(observations: tuple[Any, ...]) -> Any:
+def _joined(observations: list[Any]) -> Any:
     if isinstance(observations[0], dict):
-        return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
-    return np.stack(observations)
+        return {key: torch.cat([observation[key] for observation in observations]) for key in observations[0]}
+    return torch.cat(observations)

@@ -70,6 +70,8 @@ class Observer(BaseCallback):
     :param progress: called with the number of steps done
     """
 
+    reads_step_values = False
+
     def __init__(self, run: Run, eval_env: VecEnv, progress: Progress):
         super().__init__()
         self.run, self.eval_env, self.progress = run, eval_env, progress

@@ -21,6 +21,8 @@ class FreshCritic(BaseCallback):
     :param settings: attributes of the model from then on
     """
 
+    reads_step_values = False
+
     def __init__(self, onset: int, **settings: Any):
         super().__init__()
         self.onset, self.settings, self._rollouts = onset, settings, 0

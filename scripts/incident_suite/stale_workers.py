@@ -61,6 +61,8 @@ class Queue(BaseCallback):
     :param onset: first rollout that is late, from 1
     """
 
+    reads_step_values = False
+
     def __init__(self, lag: int = LAG, onset: int = ONSET):
         super().__init__()
         self.onset, self._rollouts = onset, 0

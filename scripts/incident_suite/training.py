@@ -46,6 +46,8 @@ class Outcome:
 class Watch(BaseCallback):
     """Keeps the returns of training episodes, as a person sees them, and the KL that was logged."""
 
+    reads_step_values = False
+
     def __init__(self) -> None:
         super().__init__()
         self.returns: list[float | None] = []

@@ -81,6 +81,8 @@ class Quarters(BaseCallback):
     :param tell: given a quarter's score, says whether to go on
     """
 
+    reads_step_values = False
+
     def __init__(self, run: Run, eval_env: VecEnv, tell: Tell):
         super().__init__()
         self.eval_env, self.tell = eval_env, tell

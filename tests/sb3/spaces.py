@@ -112,6 +112,8 @@ def make_model(
 
 
 class Nothing(BaseCallback):
+    reads_step_values = False
+
     def _on_step(self) -> bool:
         return True
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
 from sb3_trpo_ext import NonFiniteError
 from sb3_trpo_ext.sb3.trpo import ACTOR_ALONE
@@ -195,6 +195,68 @@ def test_timed_out_episodes_go_on_in_expectation() -> None:
     assert sorted(map(tuple, moved.tolist())) == [(step, env) for step in (6, 13, 20, 27) for env in (0, 1)]
 
 
+RESHAPED: dict[str, spaces.Space] = {
+    "vector": OBSERVATIONS["vector"][0],
+    "matrix": spaces.Box(-1.0, 1.0, (2, 3)),
+    "multidiscrete": spaces.MultiDiscrete([3, 2]),
+    "multibinary": spaces.MultiBinary(4),
+    "dict": OBSERVATIONS["dict"][0],
+}
+
+
+def with_a_leading_one(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {key: with_a_leading_one(part) for key, part in observation.items()}
+    # A number stays one: NumPy no longer takes an array for it, so SB3's DummyVecEnv does not, either.
+    return observation[None] if isinstance(observation, np.ndarray) else observation
+
+
+class Reshaping(RandomEnv):
+    """Observations of shape (1, 3) for a Box of (3,); every episode is cut off in the end."""
+
+    def observe(self) -> Any:
+        space = self.observation_space
+        drawn = super().observe() if isinstance(space, spaces.Dict | spaces.Discrete | spaces.Box) else space.sample()
+        return with_a_leading_one(drawn)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self.observation_space.seed(seed)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        self.step_count += 1
+        return self.observe(), float(np.mean(action)), False, self.step_count % 7 == 0, {}
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("name", RESHAPED)
+def test_what_sb3s_buffers_reshape_without_a_word_ours_do_too(name: str, n_envs: int) -> None:
+    def make() -> Any:
+        env = DummyVecEnv([lambda: Reshaping(RESHAPED[name], BOX) for _ in range(n_envs)])
+        env.seed(0)
+        return make_model("box", "dict" if name == "dict" else "vector", env=env)
+
+    ours, theirs = both_loops(make)
+    assert ours.rollout_buffer.episode_starts[1:].sum() == 4 * n_envs
+    assert differences(ours.rollout_buffer, theirs.rollout_buffer) == []
+    ours.train()
+    assert ours.last_update.accepted
+
+
+def test_a_vec_env_of_somebodys_own_may_add_a_dimension_too() -> None:
+    class Adding(VecEnvWrapper):
+        def reset(self) -> Any:
+            return self.venv.reset()[:, None]
+
+        def step_wait(self) -> Any:
+            observations, rewards, dones, infos = self.venv.step_wait()
+            return observations[:, None], rewards, dones, infos
+
+    ours, theirs = both_loops(lambda: make_model(env=Adding(make_env(n_envs=1))))
+    assert differences(ours.rollout_buffer, theirs.rollout_buffer) == []
+
+
 def test_several_updates_learn_the_same_to_rounding() -> None:
     trained = []
     for callback in (None, sb3_loop):
@@ -205,7 +267,9 @@ def test_several_updates_learn_the_same_to_rounding() -> None:
 
 
 class Recorded(BaseCallback):
-    """Everything that SB3 shows to a callback, in order."""
+    """Everything that SB3 shows to a callback, in order, but what is late."""
+
+    reads_step_values = False
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__()
@@ -271,7 +335,9 @@ def reason(model: Any) -> str:
 
 
 class Meddler(BaseCallback):
-    """Changes the critic halfway; ``self.model.policy`` is all that its source shows."""
+    """Changes the critic halfway."""
+
+    reads_step_values = False
 
     def __init__(self, module: str, at: int = 16) -> None:
         super().__init__()
@@ -294,6 +360,8 @@ def test_weights_that_change_meanwhile_are_found_and_the_next_rollout_is_sb3s() 
 
 def test_a_policy_that_is_replaced_meanwhile_is_found() -> None:
     class Replaces(Nothing):
+        reads_step_values = False
+
         def _on_step(self) -> bool:
             if self.n_calls == 10:
                 self.model.policy = copy.deepcopy(self.model.policy)
@@ -366,6 +434,8 @@ def test_hooks_put_on_at_the_rollouts_start_are_obeyed() -> None:
     calls: list[int] = []
 
     class Hooking(Nothing):
+        reads_step_values = False
+
         def _on_rollout_start(self) -> None:
             layer = self.model.policy.mlp_extractor.policy_net[0]
             self.handle = layer.register_forward_hook(lambda *_: calls.append(1))
