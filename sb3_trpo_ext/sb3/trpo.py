@@ -88,6 +88,12 @@ from sb3_trpo_ext.sb3.validation import notice_unit, refuse_contradictions, refu
 COUNTS = ("_n_updates", "_updates_skipped", "_adapted_damping", "_adapted_damping_unit", "last_update", "last_update_inputs")
 """What an update leaves in the model beside its policy."""
 
+OF_THIS_OBJECT = (
+    *("last_update_inputs", "last_update_start", "failure_observers", "between_updates", "stop_signal"),
+    *("_choice", "_env_guard", "_run_folder", "_diagnosis", "_ranks", "_common", "_episodes"),
+)
+"""Attributes that ``_begin_unobserved`` makes."""
+
 ACTOR_ALONE = "actor alone"
 """How a rollout was collected, as the report says it, where it was not by SB3's loop."""
 
@@ -246,6 +252,22 @@ class TRPO(sb3_contrib.TRPO):
         self.warn_on_risky = warn_on_risky
         self.final_target_kl = final_target_kl
         self.last_update: UpdateReport | None = None
+        self._resumption: Resumption | None = None
+        self._first_update = self._earlier_iterations = 0
+        self._log_interval = 1
+        # Whether ``last_update_start`` is kept after the update.
+        self.keep_update_start = False
+        # Plain numbers, so that sb3-contrib can load what we save.
+        self._adapted_damping: float | None = None
+        self._adapted_damping_unit: str | None = None
+        self._updates_skipped = 0
+        self._recorder = BehaviourRecorder()
+        self._begin_unobserved()
+        if _init_setup_model:
+            self._setup_model()
+
+    def _begin_unobserved(self) -> None:
+        """Make what belongs to this object in this process alone: neither ``save`` nor ``pickle`` takes it along."""
         self.last_update_inputs: UpdateInputs | None = None
         # Called with what ends a training before its time, once; callbacks add themselves when it begins.
         self.failure_observers: list[FailureObserver] = []
@@ -253,18 +275,9 @@ class TRPO(sb3_contrib.TRPO):
         self.between_updates: list[Callable[[], bool]] = []
         # Of what asked for an end: the update is finished, and then training is.
         self.stop_signal: int | None = None
-        self._resumption: Resumption | None = None
-        self._first_update = self._earlier_iterations = 0
-        self._log_interval = 1
         # What the newest update began with, also one that raised; forgotten after it unless somebody asks for it.
-        self.keep_update_start = False
         self.last_update_start: UpdateStart | None = None
-        # Plain numbers, so that sb3-contrib can load what we save.
-        self._adapted_damping: float | None = None
-        self._adapted_damping_unit: str | None = None
-        self._updates_skipped = 0
         self._choice: Choice | None = None
-        self._recorder = BehaviourRecorder()
         self._env_guard = EnvGuard()
         self._run_folder = RunLog()
         self._diagnosis = Diagnosis()
@@ -272,8 +285,18 @@ class TRPO(sb3_contrib.TRPO):
         self._ranks: Ranks = ALONE
         self._common: Common | None = None
         self._episodes: list[tuple[int, dict[str, Any]]] = []
-        if _init_setup_model:
-            self._setup_model()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``pickle``, joblib and worker processes: as after ``load``, a logger that writes somewhere is left out."""
+        state = {name: value for name, value in vars(self).items() if name not in OF_THIS_OBJECT}
+        if "_logger" in state and state["_logger"].output_formats:
+            del state["_logger"]
+            state["_custom_logger"] = False
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin_unobserved()
 
     def _setup_model(self) -> None:
         if place()[0] > 0:
@@ -561,9 +584,6 @@ class TRPO(sb3_contrib.TRPO):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        updates = ["last_update", "last_update_inputs", "last_update_start", "keep_update_start"]
-        one_learn = ["failure_observers", "between_updates", "stop_signal", "_resumption"]
-        one_learn += ["_first_update", "_earlier_iterations", "_log_interval"]
-        ours = [*updates, *one_learn, "_choice", "_recorder", "_env_guard", "_run_folder", "_diagnosis"]
-        ours += ["_ranks", "_common", "_episodes"]
-        return [*super()._excluded_save_params(), *ours]
+        of_a_training = ("last_update", "keep_update_start", "_resumption", "_recorder")
+        counts = ("_first_update", "_earlier_iterations", "_log_interval")
+        return [*super()._excluded_save_params(), *OF_THIS_OBJECT, *of_a_training, *counts]
