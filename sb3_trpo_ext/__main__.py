@@ -1,6 +1,39 @@
 """``python -m sb3_trpo_ext SCRIPT ...``: see ``python -m sb3_trpo_ext -h``."""
 
+import io
+import os
 import sys
+from contextlib import suppress
+from typing import Any
+
+
+class _Patient(io.FileIO):
+    """A stream's file; once nobody reads the pipe behind it, what is written is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def patient_output() -> None:
+    """
+    Let printing end no command: neither ``| head``, nor a closed stdout, nor a terminal that lacks a letter.
+
+    What the terminal's encoding can't show is printed as a question mark.
+    """
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        return
+    with suppress(AttributeError, OSError):  # a notebook's, or a test's: not a file
+        patient = io.BufferedWriter(_Patient(sys.stdout.fileno(), "wb", closefd=False))
+        settings = {name: getattr(sys.stdout, name) for name in ("encoding", "line_buffering", "write_through")}
+        sys.stdout.flush()
+        sys.stdout = io.TextIOWrapper(patient, errors="replace", **settings)
 
 
 def main() -> int:
@@ -9,6 +42,7 @@ def main() -> int:
 
     :return: exit code
     """
+    patient_output()
     try:
         # Each imports what it needs itself and no more: what an extra brings need not be there for the others.
         return {"doctor": _doctor, "export": _export, "replay": _replay}.get("".join(sys.argv[1:2]), _zoo)()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import stat
 import sys
 from pathlib import Path
@@ -46,12 +45,7 @@ def main(arguments: list[str]) -> int:
     problem = None if args.html is None else _write_page(runs, args.html)
     if problem:
         return _refuse(problem)
-    try:
-        _print(runs, args)
-        sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # rich makes the one into the other
-        # Who reads has read enough; Python would complain when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _print(runs, args)
     return exit_code(finding for run in runs for finding in run.findings)
 
 
@@ -79,7 +73,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("folders", type=Path, nargs="+", metavar="LOGDIR", help="a run's folder, or one with runs below it")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the findings and plots of all runs")
-    parser.add_argument("--target-kl", type=float, metavar="δ", help="of runs whose files don't say (TensorBoard's, CSV)")
+    parser.add_argument("--target-kl", type=float, metavar="KL", help="of runs whose files don't say (TensorBoard's, CSV)")
     args = parser.parse_args(arguments)
     if args.target_kl is not None and not 0.0 < args.target_kl < math.inf:
         parser.error(f"--target-kl {args.target_kl} is impossible: it must be positive")

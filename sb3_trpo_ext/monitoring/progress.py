@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
@@ -14,18 +15,22 @@ from sb3_trpo_ext.monitoring.tree import callbacks_in
 OTHER_COLUMNS = 32
 """Width of tqdm.rich's columns but the description, the bar, the steps and the rate: `` 65% [ 0:00:06 < 0:00:04 , ]``."""
 
+DELTA, DELTA_IN_ASCII = "δ", "d"
+"""The trust region's letter, and what stands for it where the terminal's encoding lacks it."""
 
-def describe(report: UpdateReport, mean_return: float | None, room: int) -> str:
+
+def describe(report: UpdateReport, mean_return: float | None, room: int, delta: str = DELTA) -> str:
     """
     Sum up an update in a few characters, because a progress bar that is too wide breaks its line.
 
     :param report: the update
     :param mean_return: mean return of the newest episodes; None if none has ended
     :param room: characters that there are
+    :param delta: the letter for the trust region
     :return: KL as a share of the trust region, entropy in nats, return: the first that fits of ``KL 0.97δ  H 3.1  R 1234``,
         ``KL0.97δ H3.1 R1234``, ``.97δ H3.1 R1234``, ``.97δ R1234`` and ``.97δ``, each without what is None
     """
-    share = f"{report.kl / report.target_kl:.2f}δ"
+    share = f"{report.kl / report.target_kl:.2f}{delta}"
     entropy = "" if report.entropy is None else f"H {report.entropy:.2g}"
     returned = "" if mean_return is None else f"R {_short(mean_return)}"
     long = [f"KL {share}" if report.accepted else "no step", entropy, returned]
@@ -33,6 +38,15 @@ def describe(report: UpdateReport, mean_return: float | None, room: int) -> str:
     bare = [share.removeprefix("0") if report.accepted else "no step", *short[1:]]
     texts = ["  ".join(filter(None, long)), *(" ".join(filter(None, parts)) for parts in (short, bare, bare[::2]))]
     return next((text for text in texts if len(text) <= room), bare[0])
+
+
+def _delta() -> str:
+    """Whatever can't be encoded would end the training."""
+    try:
+        DELTA.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return DELTA_IN_ASCII
+    return DELTA
 
 
 def _short(value: float) -> str:
@@ -73,4 +87,4 @@ class ProgressDescription(BaseCallback):
             # There from the start of training on: the Zoo's -P puts one among the callbacks, progress_bar=True beside them.
             bar = getattr(callback, "pbar", None) if isinstance(callback, ProgressBarCallback) else None
             if bar is not None:
-                bar.set_description_str(describe(report, mean_return, _room(bar)))
+                bar.set_description_str(describe(report, mean_return, _room(bar), _delta()))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from stable_baselines3.common.logger import CSVOutputFormat, Logger
+from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.core.report import UpdateReport
@@ -76,13 +76,13 @@ class RunLog:
 
         :param logger: SB3's
         :param write: has it write
-        :raises BrokenPipeError: who read what it prints is gone: that is the end, as of any program
         """
         try:
-            write()
+            try:
+                write()
+            except BrokenPipeError:
+                _write_without_printing(logger, write)
             self._log_in_trouble = False
-        except BrokenPipeError:
-            raise
         except OSError as error:
             for pending in (logger.name_to_value, logger.name_to_count, logger.name_to_excluded):
                 pending.clear()
@@ -123,3 +123,27 @@ class RunLog:
             self._own = Path("trpo_runs", datetime.now().strftime("%Y-%m-%d-%H-%M-%S-%f")).absolute()
             logger.log(f"TRPO: run folder {self._own}")
         return self._own
+
+
+def _write_without_printing(logger: Logger, write: Callable[[], None]) -> None:
+    """
+    Print no more, since nobody reads it, and write to the outputs that come after the printed table.
+
+    :param logger: SB3's; what it prints to is a pipe that was closed
+    :param write: has it write
+    :raises OSError: if it prints nothing, or if that fails, too
+    """
+    outputs = logger.output_formats
+    printed = [output for output in outputs if isinstance(output, HumanOutputFormat) and not output.own_file]
+    if not printed:
+        raise BrokenPipeError("the reader of one of its outputs is gone")
+    before = outputs[: outputs.index(printed[0])]
+    after = [output for output in outputs[len(before) :] if output not in printed]
+    warnings.warn(
+        "TRPO: nobody reads what this run prints any more, so it prints no more tables; training goes on", stacklevel=5
+    )
+    try:
+        logger.output_formats = after
+        write()
+    finally:
+        logger.output_formats = [*before, *after]

@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
     :raises AttributeError: for every other name
     """
     if name == "hyperparams":
-        return yaml.safe_load(config_file().read_text())
+        return yaml.safe_load(config_file().read_text(encoding="utf-8"))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import io
 import os
 import re
 import signal
@@ -299,11 +300,31 @@ def test_sb3s_log_on_a_full_disk_is_said_once_and_does_not_stop_a_run() -> None:
     assert model.last_update.n_updates == 8
 
 
-def test_who_has_nobody_to_print_for_ends() -> None:
+class Unread(io.StringIO):
+    """A pipe whose reader is gone."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_run_whose_table_nobody_reads_goes_on_without_it() -> None:
+    model, first, last = make_model(), Full(), Full()
+    first.full = last.full = False
+    model.set_logger(Logger("run", [first, HumanOutputFormat(Unread()), last]))
+    with pytest.warns(UserWarning, match="nobody reads what this run prints any more") as caught:
+        model.learn(192)
+    assert len([warning for warning in caught if "nobody reads" in str(warning.message)]) == 1
+    assert model.logger.output_formats == [first, last]
+    # Three updates, and the last one's own row at the end.
+    assert (first.seen, last.seen) == (4, 4)
+
+
+def test_an_output_of_somebody_elses_whose_reader_is_gone_is_said_once() -> None:
     model = make_model()
     model.set_logger(Logger("run", [Full(BrokenPipeError)]))
-    with pytest.raises(BrokenPipeError):
-        model.learn(64)
+    with pytest.warns(UserWarning, match="SB3's log can't be written"):
+        model.learn(128)
+    assert model.last_update.n_updates == 2
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "read-only"])

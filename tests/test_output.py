@@ -1,0 +1,136 @@
+"""Whatever a terminal or a pipe can't take: no output of ours ends a command or a training."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sb3_trpo_ext
+from sb3_trpo_ext.__main__ import patient_output
+from sb3_trpo_ext.monitoring.progress import ProgressDescription
+from tests.monitoring.reports import make_report
+from tests.sb3.spaces import make_model
+
+ENCODINGS = ["ascii", "latin-1", "cp1252", "utf-8"]
+TINY = ["-n", "256", "--eval-freq", "-1", "--seed", "1", "-P", "-params", "n_steps:64", "batch_size:64"]
+SCRIPT = """
+import warnings
+from sb3_trpo_ext import TRPO
+warnings.simplefilter("ignore")
+model = TRPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, verbose=1)
+model.learn(256, progress_bar=True)
+print(model.last_update.n_updates, "updates")
+"""
+
+
+def run(*command: str, encoding: str = "utf-8", **pipes: Any) -> subprocess.CompletedProcess[bytes]:
+    environ = {**os.environ, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environ |= {"PYTHONIOENCODING": encoding, "COLUMNS": "200"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+    return subprocess.run([sys.executable, *command], env=environ, check=False, **pipes)
+
+
+class Bar:
+    """What the description of SB3's progress bar is written to."""
+
+    n, format_dict, shown = 256, {"elapsed": 1.0}, ""
+
+    def set_description_str(self, text: str) -> None:
+        text.encode(sys.stdout.encoding or "ascii")
+        self.shown = text
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS, None, "no such encoding"])
+def test_the_progress_bar_shows_only_what_can_be_shown(encoding: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        pass
+
+    Terminal.encoding = encoding if encoding != "no such encoding" else "ascii"  # type: ignore[misc, assignment]
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "200")
+    bar, model, description = Bar(), make_model(), ProgressDescription()
+    model.last_update = make_report(kl=0.0097, target_kl=0.01)
+    description.model = model
+    from stable_baselines3.common.callbacks import ProgressBarCallback
+
+    there = ProgressBarCallback()
+    there.pbar = bar
+    description.locals = {"callback": there}
+    description._show()
+    assert bar.shown.startswith("KL 0.97δ" if encoding == "utf-8" else "KL 0.97d")
+
+
+def test_without_a_stdout_printing_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    patient_output()
+    print("δ", flush=True)
+
+
+def test_what_is_not_a_file_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (io.StringIO(), type("Cells", (), {})()):
+        monkeypatch.setattr(sys, "stdout", stream)
+        patient_output()
+        assert sys.stdout is stream
+
+
+def test_a_pipe_that_was_closed_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", encoding="ascii") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patient_output()
+        print("KL 0.97δ", flush=True)
+        assert os.read(reading, 100) == b"KL 0.97?\n"
+        os.close(reading)
+        for _ in range(3):
+            print("to nobody", flush=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_script_with_a_progress_bar_trains_on_any_encoding(encoding: str) -> None:
+    done = run("-c", SCRIPT, encoding=encoding)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.decode(encoding)
+    assert "4 updates" in shown
+    assert ("δ" if encoding == "utf-8" else "d ") in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_command_prints_on_any_encoding(encoding: str) -> None:
+    commands = [
+        ["train", "--env", "CartPole-v1", *TINY],
+        ["enjoy", "--env", "CartPole-v1", "--no-render", "-n", "50"],
+        ["export", "logs/trpo/CartPole-v1_1", "-o", "policy.pt"],
+        ["convert-config", str(Path(sb3_trpo_ext.zoo.config_file())), "--to", "mean"],
+        ["doctor", "logs"],
+        *([name, "-h"] for name in ("train", "doctor", "replay", "export", "convert-config")),
+    ]
+    for command in commands:
+        done = run("-m", "sb3_trpo_ext", *command, encoding=encoding)
+        assert b"Traceback" not in done.stderr, (command, done.stderr)
+        assert done.returncode == (1 if command[0] == "doctor" and len(command) == 2 and done.returncode else 0), command
+        assert done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["the reader is gone", "no stdout at all"])
+def test_a_training_whose_output_nobody_reads_is_a_whole_one(closed: str) -> None:
+    if closed == "the reader is gone":
+        reading, writing = os.pipe()
+        os.close(reading)
+        pipes: dict[str, Any] = {"stdout": writing}
+    else:
+        pipes = {"stdout": None, "preexec_fn": lambda: os.close(1)}
+    done = run("-m", "sb3_trpo_ext", "train", "--env", "CartPole-v1", *TINY, **pipes)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    folder = Path("logs/trpo/CartPole-v1_1")
+    assert (folder / "updates.jsonl").read_text().count("\n") == 4
+    assert (folder / "CartPole-v1.zip").exists()
