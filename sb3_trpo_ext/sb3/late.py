@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -11,6 +11,9 @@ from stable_baselines3.common.buffers import RolloutBuffer
 
 from sb3_trpo_ext.sb3.callback_needs import DECLARATION
 from sb3_trpo_ext.sb3.errors import TooEarlyError
+
+LATE_ARRAYS = ("values", "log_probs", "rewards")
+"""Of a buffer: complete only after the last step."""
 
 
 class Late:
@@ -46,23 +49,21 @@ class Late:
 
 
 @contextmanager
-def late(buffer: RolloutBuffer, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+def late(buffer: RolloutBuffer) -> Iterator[np.ndarray]:
     """
-    Let nobody read some arrays of a buffer while it is filled.
+    Let nobody read a buffer's values, log-probabilities and rewards while it is filled.
 
     :param buffer: a rollout buffer that was reset
-    :param names: of its arrays
-    :yields: the arrays, by name; they are the buffer's again afterwards, and NaN if the body raised
+    :yields: its rewards, shape (n_steps, n_envs), which are complete once bootstraps are added. Afterwards all of them are the
+        buffer's again; if the body raised, only the rewards, since what was never computed can't be read then, either
     """
-    arrays = {name: getattr(buffer, name) for name in names}
-    for name in names:
+    arrays = {name: getattr(buffer, name) for name in LATE_ARRAYS}
+    for name in LATE_ARRAYS:
         setattr(buffer, name, Late(f"the rollout buffer's {name}"))
     try:
-        yield arrays
+        yield arrays["rewards"]
     except BaseException:
-        for array in arrays.values():
-            array.fill(np.nan)
+        buffer.rewards = arrays["rewards"]
         raise
-    finally:
-        for name, array in arrays.items():
-            setattr(buffer, name, array)
+    for name, array in arrays.items():
+        setattr(buffer, name, array)

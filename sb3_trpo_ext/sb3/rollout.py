@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 BUFFER_METHODS = ("add", "reset")
 """What our loop does in a buffer's place."""
 
-LATE_ARRAYS = ("values", "log_probs", "rewards")
-"""Of a buffer: complete only after the last step."""
-
 LATE_LOCALS = {name: Late(f"{name} of a step") for name in ("values", "log_probs")}
 """In the place of local variables that SB3's loop shows to callbacks."""
 
@@ -92,8 +89,8 @@ def collect_rollout(
         policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
     fingerprint = Fingerprint.of(policy)
-    with late(buffer, LATE_ARRAYS) as arrays:
-        rollout = Rollout(model, env, buffer, arrays["rewards"], recorder)
+    with late(buffer) as rewards:
+        rollout = Rollout(model, env, buffer, rewards, recorder)
         going_on = rollout.fill(callback)
     recorder.changed = fingerprint.changed(policy) if model.policy is policy else "the policy itself"
     if recorder.changed is not None:

@@ -267,8 +267,10 @@ def test_early_reading_raises_one_clear_line(read: Callable[[Any], Any]) -> None
         collect(model, Early(read))
     assert str(caught.value).count("\n") == 0
     assert model._recorder.collection == ACTOR_ALONE
-    # What nobody has computed is no number afterwards either, and the next rollout is a whole one.
-    assert np.isnan(model.rollout_buffer.values).all()
+    # What nobody has computed can't be read afterwards either, and the next rollout is a whole one.
+    with pytest.raises(TooEarlyError):
+        model.rollout_buffer.values.sum()
+    assert np.isfinite(model.rollout_buffer.rewards).all()
     model.learn(32)
     assert model.last_update is not None
     assert np.isfinite(model.rollout_buffer.values).all()

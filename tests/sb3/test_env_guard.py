@@ -48,6 +48,7 @@ from sb3_trpo_ext.monitoring.dump import read_dump, write_dump
 from sb3_trpo_ext.replay.rebuild import rebuild
 from sb3_trpo_ext.sb3.env_watch import NON_FINITE, RESETS
 from sb3_trpo_ext.sb3.finiteness import Bounds
+from sb3_trpo_ext.sb3.late import Late
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from tests.sb3.faulty import DICT, FAULTS, Faulty, OwnBuffer, OwnDictBuffer, equal, faulty_vec, guarded_model, statistics
 from tests.sb3.spaces import IMAGE, OBSERVATIONS, VECTOR, Nothing, collect, same, state_of
@@ -574,7 +575,8 @@ def _everything_is_finite(model: Any, env: Any) -> None:
     buffer = model.rollout_buffer
     seen = buffer.observations.values() if isinstance(buffer.observations, dict) else [buffer.observations]
     for array in [*seen, buffer.rewards, buffer.values, buffer.advantages, buffer.returns, buffer.log_probs]:
-        assert np.isfinite(array).all()
+        # What a broken-off rollout has not computed can't be read.
+        assert isinstance(array, Late) or np.isfinite(array).all()
     if isinstance(env, VecNormalize):
         assert all(np.isfinite(value).all() for value in statistics(env).values())
     assert all(np.isfinite(episode["r"]) for episode in model.ep_info_buffer)
