@@ -15,6 +15,7 @@ Differences from sb3-contrib that a user may notice:
 7. Layers that the actor depends on never run in training mode: batch norm, or a normaliser of a user's own, keeps the
    statistics that it has.
 8. Launched as one of several processes (torchrun), ``learn`` trains together with the others: ``docs/scaling.md``.
+9. A model's zip also holds the statistics of its ``VecNormalize``, and replaces an earlier file at once (``model_files``).
 """
 
 from __future__ import annotations

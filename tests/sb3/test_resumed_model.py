@@ -61,7 +61,11 @@ STACKS: dict[str, tuple[Made, Made]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [WAYS["given to resume"], pytest.param(WAYS["set later"], marks=pytest.mark.slow)],
+    ids=WAYS,
+)
 @pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS)
 def test_statistics_are_there_at_once(tmp_path: Path, stack: tuple[Made, Made], way: Callable[..., TRPO]) -> None:
     first, again = stack
@@ -84,8 +88,15 @@ def test_a_wrappers_own_state_is_there_at_once(tmp_path: Path, way: Callable[...
     assert way(tmp_path / "run", Curriculum(walks(None))).env.level == BATCH
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("kwargs", [{}, {"use_sde": True}], ids=["plain", "gsde"])
+@pytest.mark.parametrize(
+    ("way", "kwargs"),
+    [
+        (WAYS["set later"], {}),
+        pytest.param(WAYS["given to resume"], {}, marks=pytest.mark.slow),
+        pytest.param(WAYS["set later"], {"use_sde": True}, marks=pytest.mark.slow),
+        pytest.param(WAYS["given to resume"], {"use_sde": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_an_evaluation_before_it_goes_on_changes_nothing(
     tmp_path: Path, way: Callable[..., TRPO], kwargs: dict[str, Any]
 ) -> None:

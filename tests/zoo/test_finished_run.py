@@ -86,8 +86,16 @@ def _of_an_older_version(path: Path) -> None:
     VecNormalize(make_vec_env(TASK)).save(str(BESIDE))
 
 
-@pytest.mark.parametrize("stack", [[], ["frame_stack:2"]], ids=["plain", "frame stack"])
-@pytest.mark.parametrize("spoil", [_lost, _cut_off, _of_an_older_version], ids=["lost", "cut off", "older version"])
+@pytest.mark.parametrize(
+    ("spoil", "stack"),
+    [
+        (_of_an_older_version, ["frame_stack:2"]),
+        pytest.param(_of_an_older_version, [], marks=pytest.mark.slow),
+        pytest.param(_lost, [], marks=pytest.mark.slow),
+        pytest.param(_lost, ["frame_stack:2"], marks=pytest.mark.slow),
+        pytest.param(_cut_off, [], marks=pytest.mark.slow),
+    ],
+)
 def test_what_a_kill_or_an_older_version_has_left_is_made_good(
     spoil: Any, stack: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

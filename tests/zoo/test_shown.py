@@ -12,11 +12,15 @@ import pytest
 import sb3_contrib
 from rl_zoo3 import utils
 from rl_zoo3.utils import EnvironmentName
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.sb3.checkpoint_files import write_checkpoint
 from sb3_trpo_ext.sb3.model_files import statistics_in
 from sb3_trpo_ext.zoo.cli import run
+from sb3_trpo_ext.zoo.plan import make_plan
 from sb3_trpo_ext.zoo.runs import newest_run
 from sb3_trpo_ext.zoo.shown import own_statistics
 from tests.sb3.test_model_files import held, moments
@@ -45,6 +49,17 @@ def evaluated() -> dict[int, float]:
     return {int(at): round(float(rewards.mean()), 2) for at, rewards in zip(found["timesteps"], found["results"], strict=True)}
 
 
+def test_the_best_model_is_shown_with_its_own_statistics(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--env", TASK, "-n", "256", *EVERY, *SETTINGS]) == 0
+    shutil.copy(RUN / "rl_model_128_steps.zip", RUN / "best_model.zip")
+    rewards = evaluated()
+    # What is beside them matters to neither.
+    VecNormalize(make_vec_env(TASK)).save(str(RUN / TASK / "vecnormalize.pkl"))
+    assert enjoyed(capsys, "--load-best") == (rewards[128], "")
+    assert enjoyed(capsys, "--load-last-checkpoint") == (rewards[256], "")
+
+
+@pytest.mark.slow
 def test_each_model_is_shown_as_it_was_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(TRAIN) == 0
     rewards = evaluated()
@@ -53,7 +68,7 @@ def test_each_model_is_shown_as_it_was_evaluated(capsys: pytest.CaptureFixture[s
     assert enjoyed(capsys, "--load-best") == (best, "")
     for at in (256, 1024, 2048):
         assert enjoyed(capsys, "--load-checkpoint", str(at)) == (rewards[at], "")
-    assert enjoyed(capsys, "--load-last-checkpoint") == enjoyed(capsys) == (rewards[2048], "")
+    assert enjoyed(capsys, "--load-last-checkpoint") == (rewards[2048], "")
     # Also where the file of the end is missing, as after a kill, or of another moment.
     (RUN / TASK / "vecnormalize.pkl").unlink()
     assert enjoyed(capsys, "--load-best", "--norm-reward") == (best, "")
@@ -131,27 +146,37 @@ def test_the_newest_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "where",
+    ("where", "env_id"),
     [
-        ["-f", "elsewhere"],
-        ["-felsewhere"],
-        ["--log-folder=elsewhere"],
-        ["--log-f", "elsewhere"],
-        ["--algo", "trpo", "--log-f=elsewhere"],
+        (["-f", "elsewhere"], TASK),
+        (["-felsewhere", "-uuid"], TASK),
+        (["--log-folder=elsewhere", "--algo", "trpo"], TASK),
+        (["--log-f", "elsewhere"], TASK),
+        (["-f", "elsewhere"], "ALE/Pong-v5"),
+        (["-f", "elsewhere"], f"module:{TASK}"),
     ],
-    ids=" ".join,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_flags_that_name_the_place_of_a_run(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    short = ["train", "--env", TASK, *SETTINGS, "--eval-freq", "-1", *where]
-    assert run([*short, "-n", "128", "-uuid"]) == 0
-    (folder,) = Path("elsewhere/trpo").iterdir()
+def test_flags_that_name_the_place_of_a_run(where: list[str], env_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("elsewhere/trpo", f"{EnvironmentName(env_id)}_1_{UUIDS[0]}")
+    about = {"num_timesteps": 128, "total_timesteps": 256}
+    write_checkpoint(folder / "checkpoints", 1, {"model.zip": b"-", "state.pkl": b"-"}, about)
+    plan, rest = make_plan(["--env", env_id, *where, "--resume"])
+    assert (plan.run, rest[-2:]) == (folder, ["-n", "256"])
+    assert f"{folder} goes on behind update 1 (128 of 256 steps)" in capsys.readouterr().out
+
+
+def test_a_run_with_a_uuid_from_beginning_to_end(capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["train", "--env", TASK, *SETTINGS, "--eval-freq", "-1", "-uuid"]
+    assert run([*short, "-n", "128"]) == 0
+    (folder,) = Path("logs/trpo").iterdir()
     assert run([*short, "-n", "256", "--resume"]) == 0
     assert f"{folder} goes on behind update 1 (128 of 256 steps)" in capsys.readouterr().out
-    assert run([*short, "-n", "256", "-uuid", "--resume"]) == 0
+    assert run([*short, "-n", "256", "--resume"]) == 0
     assert f"{folder} has done all of its steps (256 of 256)" in capsys.readouterr().out
-    assert [*Path("elsewhere/trpo").iterdir()] == [folder]
+    assert [*Path("logs/trpo").iterdir()] == [folder]
     for which in ([], ["--exp-id", "1"]):
-        assert run(["enjoy", "--env", TASK, "--no-render", "-n", "20", "-f", "elsewhere", "--device", "cpu", *which]) == 0
+        assert run(["enjoy", "--env", TASK, "--no-render", "-n", "20", "--device", "cpu", *which]) == 0
         assert f"Loading {folder}/{TASK}.zip" in capsys.readouterr().out
 
 
