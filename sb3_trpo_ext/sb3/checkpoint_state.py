@@ -195,8 +195,8 @@ class Resumption:
         """
         Give the model's environment the checkpoint's statistics: whatever is called before the first rollout reads them.
 
-        Episodes and random streams wait for ``enter``. Those of other ranks are not the checkpoint's, nor is what else their
-        wrappers hold.
+        Episodes and random streams wait for ``enter``. Ranks other than 0 take VecNormalize's statistics only: the checkpoint
+        says nothing about their other wrappers.
 
         :param model: the model, perhaps with a new environment, or still without one
         """

@@ -1,4 +1,4 @@
-"""What ``enjoy`` and ``record_video`` show: the run that is meant, and a model behind its own statistics."""
+"""What ``enjoy`` and ``record_video`` show: the run that is meant, and a model with its own statistics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODULES = {"enjoy": "rl_zoo3.enjoy"}
 @contextmanager
 def own_statistics(script: str) -> Iterator[None]:
     """
-    Have a script of the Zoo's find every run, and show each model behind the statistics of its own moment.
+    Let a script of the Zoo find every run, and show each model with the statistics that it was stored with.
 
     :param script: ``enjoy`` or ``record_video``
     :yields: nothing

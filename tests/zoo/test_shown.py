@@ -1,4 +1,4 @@
-"""``enjoy`` and ``record_video`` show the run that is meant, and each model behind the statistics that it was stored with."""
+"""``enjoy`` and ``record_video`` show the run that is meant, and each model with the statistics that it was stored with."""
 
 from __future__ import annotations
 
