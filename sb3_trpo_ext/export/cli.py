@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import warnings
@@ -14,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext.export.files import WRITERS, export_policy
 from sb3_trpo_ext.export.policy import ExportError, reason
+from sb3_trpo_ext.sb3.model_files import STATISTICS_NAME, statistics_in
 from sb3_trpo_ext.sb3.trpo import TRPO
 
 SUMMARY = "write a trained policy as ONNX or TorchScript"
@@ -35,11 +37,17 @@ def main(arguments: list[str]) -> int:
     args = _parse(arguments)
     try:
         zipped = model_in(args.model)
-        normalize = args.normalize or statistics_beside(zipped)
-        exported = export_policy(load(zipped), args.output, read_statistics(normalize), args.channels_last)
+        inside = None if args.normalize else statistics_in(zipped)
+        normalize = args.normalize or (statistics_beside(zipped) if inside is None else zipped / STATISTICS_NAME)
+        exported = export_policy(load(zipped), args.output, read_statistics(normalize, inside), args.channels_last)
     except (OSError, ValueError) as error:
         print(f"sb3_trpo_ext export: {error}", file=sys.stderr)
         return 2
+    if normalize and not args.normalize and inside is None and zipped.name.startswith(NOT_FINAL):
+        print(
+            f"sb3_trpo_ext export: {zipped} does not hold the statistics of its own moment: {normalize} may be of a later one",
+            file=sys.stderr,
+        )
     inputs = ", ".join(f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in exported.inputs.items())
     print(f"{zipped}, observations {f'normalised by {normalize}' if normalize else 'as they are'}")
     print(f"{exported.path}: {inputs} -> action; largest difference to predict: {exported.difference:.1e}")
@@ -50,7 +58,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sb3_trpo_ext export", description=f"{SUMMARY.capitalize()}.")
     parser.add_argument("model", type=Path, help="a saved model, or the folder of a run of the Zoo (its author is trusted)")
     parser.add_argument("-o", "--output", type=Path, required=True, help=f"file to write: {', '.join(WRITERS)}")
-    parser.add_argument("--normalize", type=Path, help="vecnormalize.pkl (default: that of the model's run of the Zoo)")
+    parser.add_argument(
+        "--normalize", type=Path, help="vecnormalize.pkl (default: the one in the model's zip, or of its run of the Zoo)"
+    )
     parser.add_argument("--channels-last", action="store_true", help="images come as (height, width, channels)")
     return parser.parse_args(arguments)
 
@@ -112,17 +122,18 @@ def statistics_beside(path: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_statistics(path: Path | None) -> VecNormalize | None:
+def read_statistics(path: Path | None, content: bytes | None = None) -> VecNormalize | None:
     """
     Read statistics.
 
     :param path: vecnormalize.pkl; None if observations are not normalised
+    :param content: of it, where it is an entry of a zip
     :return: without an environment, which normalising needs none of
     """
     if path is None:
         return None
     try:
-        statistics = load_from_pkl(path)
+        statistics = load_from_pkl(path if content is None else io.BytesIO(content))
     except Exception as error:
         raise ExportError(f"{path} can't be read as saved by VecNormalize.save: {reason(error)}") from error
     if not isinstance(statistics, VecNormalize):

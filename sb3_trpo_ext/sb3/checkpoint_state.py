@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.monitoring.describe import build
@@ -33,6 +33,7 @@ from sb3_trpo_ext.sb3.checkpoint_files import NEEDED
 from sb3_trpo_ext.sb3.checkpoint_lock import claim
 from sb3_trpo_ext.sb3.environment_state import EnvironmentState
 from sb3_trpo_ext.sb3.errors import CheckpointError
+from sb3_trpo_ext.sb3.launched import place
 from sb3_trpo_ext.sb3.log_outputs import LogPositions
 from sb3_trpo_ext.sb3.update_start import RandomStates
 from sb3_trpo_ext.sb3.validation import LARGEST_SEED
@@ -171,12 +172,17 @@ class Resumption:
     def __init__(self, state: TrainingState, folder: Path, model: TRPO):
         self._state = state
         self._folder, self._base = folder, folder.parent
+        # Setting another environment makes the model forget these.
+        self._last = model._last_obs, model._last_episode_starts
+        # Set when the ``learn`` that goes on has returned without collecting: the next one is a new one.
+        self.is_over = False
         model.last_update = None if state.report is None else UpdateReport.from_json(state.report)
         model._diagnosis.load_state_dict(state.diagnostics)
         model._recorder.changed = state.collected_otherwise
         for name, part in model.policy.named_buffers():
             if name in state.buffers:
                 part.copy_(state.buffers[name])
+        self.prepare(model)
         if state.run_folder is not None:
             model._run_folder.go_on_in(self._base / state.run_folder)
 
@@ -184,6 +190,19 @@ class Resumption:
     def first_update(self) -> int:
         """Updates when the ``learn`` began that this one goes on with."""
         return self._state.first_update
+
+    def prepare(self, model: TRPO) -> None:
+        """
+        Give the model's environment the checkpoint's statistics: whatever is called before the first rollout reads them.
+
+        Episodes and random streams wait for ``enter``. Ranks other than 0 take VecNormalize's statistics only: the checkpoint
+        says nothing about their other wrappers.
+
+        :param model: the model, perhaps with a new environment, or still without one
+        """
+        model._last_obs, model._last_episode_starts = self._last
+        if model.env is not None:
+            self._state.environment.restore_layers(model.env, VecNormalize if place()[0] > 0 else VecEnvWrapper)
 
     def begin(
         self, model: TRPO, set_up: Callable[..., tuple[int, BaseCallback]], total: int, reset: bool, **arguments: Any

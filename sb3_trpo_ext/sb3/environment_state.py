@@ -8,6 +8,7 @@ is none of these, and in worker processes, new episodes begin; statistics and ra
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ LAYERS: dict[type, tuple[str, ...]] = {
 }
 """Attributes that change while they run; of subclasses, gymnasium's and ours only. (A Monitor's lists of all its episodes,
 which only ``get_episode_rewards`` and the like read, begin anew.)"""
+
+SAME_STATE = {"FastVecNormalize": VecNormalize.__name__}
+"""The RL Zoo's runs train in our wrapper; a script that goes on with one may use SB3's."""
 
 TRUSTED_PACKAGES = ("gymnasium.", "stable_baselines3.", "sb3_trpo_ext.", "rl_zoo3.")
 
@@ -113,17 +117,31 @@ class EnvironmentState:
         :return: None if its episodes go on; else why they can't: the caller begins new ones with ``env.reset()``
         """
         reason = self._restore_inside(env)
-        for wrapper, (name, state) in zip(_vec_wrappers(env), self.vec_layers, strict=False):
-            if type(wrapper).__name__ == name and state is not None:
-                _set(wrapper, VEC_LAYERS, state)
+        self.restore_layers(env)
         # At last: generators have been drawn from.
         set_simple_attributes(env, self.simple)
         env.action_space._np_random = self.action_random
         return reason
 
+    def restore_layers(self, env: VecEnv, kind: type[VecEnvWrapper] = VecEnvWrapper) -> None:
+        """
+        Set what the wrappers of a VecEnv hold; episodes and random generators stay as they are.
+
+        :param env: an environment with wrappers of the same names, perhaps among others
+        :param kind: only wrappers of this class
+        """
+        # Copies: an environment changes its statistics in place, and this may be done again.
+        held = [(_known_as(name), state) for name, state in copy.deepcopy(self.vec_layers)]
+        for wrapper in _vec_wrappers(env):
+            names = [name for name, _ in held]
+            if isinstance(wrapper, kind) and _name(wrapper) in names:
+                _, state = held.pop(names.index(_name(wrapper)))
+                if state is not None:
+                    _set(wrapper, VEC_LAYERS, state)
+
     def _restore_inside(self, env: VecEnv) -> str | None:
-        now = [type(wrapper).__name__ for wrapper in _vec_wrappers(env)]
-        then = [name for name, _ in self.vec_layers]
+        now = [_name(wrapper) for wrapper in _vec_wrappers(env)]
+        then = [_known_as(name) for name, _ in self.vec_layers]
         if now != then:
             return f"its wrappers are {now or 'none'}, and were {then or 'none'}"
         if self.inside is None:
@@ -165,6 +183,14 @@ def _has(env: VecEnv, name: str) -> bool:
         return env.has_attr(name)
     except (AttributeError, NotImplementedError, TypeError):
         return False
+
+
+def _name(wrapper: VecEnvWrapper) -> str:
+    return _known_as(type(wrapper).__name__)
+
+
+def _known_as(name: str) -> str:
+    return SAME_STATE.get(name, name)
 
 
 def _vec_wrappers(env: VecEnv) -> Iterator[VecEnvWrapper]:

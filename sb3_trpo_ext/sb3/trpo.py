@@ -15,14 +15,16 @@ Differences from sb3-contrib that a user may notice:
 7. Layers that the actor depends on never run in training mode: batch norm, or a normaliser of a user's own, keeps the
    statistics that it has.
 8. Launched as one of several processes (torchrun), ``learn`` trains together with the others: ``docs/scaling.md``.
+9. A model's zip also holds the statistics of its ``VecNormalize``, and replaces an earlier file at once (``model_files``).
 """
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -62,6 +64,7 @@ from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_noise, refuse_non_fini
 from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, tell
 from sb3_trpo_ext.sb3.launched import place, use_own_gpu
 from sb3_trpo_ext.sb3.messages import stale_batch_message
+from sb3_trpo_ext.sb3.model_files import add_statistics, write_model
 from sb3_trpo_ext.sb3.preconditions import (
     in_plain_torch,
     plain_torch,
@@ -375,14 +378,18 @@ class TRPO(sb3_contrib.TRPO):
         :return: True if it was filled, False if the callback terminated the rollout
         :raises NonFiniteError: at a parameter or an observation that is not finite
         """
-        if self._resumption is not None:
-            self._resumption.enter(self, env)
-            self._resumption = None
+        self._enter(env)
 
         def own() -> bool:
             return self._collect(env, callback, rollout_buffer, n_rollout_steps)
 
         return own() if self._ranks.size == 1 else collect(self, env, own)
+
+    def _enter(self, env: VecEnv) -> None:
+        """Be where the checkpoint was, if this model goes on from one."""
+        if self._resumption is not None:
+            self._resumption.enter(self, env)
+            self._resumption = None
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
         if not all([goes_on() for goes_on in self.between_updates]):
@@ -510,6 +517,37 @@ class TRPO(sb3_contrib.TRPO):
         """
         return resume(cls, folder, env, device, **changes)
 
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Set the environment; that of a resumed run gets the checkpoint's statistics at once.
+
+        :param env: the environment
+        :param force_reset: as in SB3
+        """
+        super().set_env(env, force_reset)
+        if self._resumption is not None:
+            self._resumption.prepare(self)
+
+    def save(
+        self,
+        path: str | Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model, and with it the statistics of its environment's ``VecNormalize``: an entry ``vecnormalize.pkl``.
+
+        :param path: of the zip; an earlier file is replaced at once
+        :param exclude: as in SB3
+        :param include: as in SB3
+        """
+        saved = io.BytesIO()
+        super().save(saved, exclude, include)
+        normalize = self.get_vec_normalize_env()
+        if normalize is not None:
+            add_statistics(saved, normalize)
+        write_model(path, saved.getvalue())
+
     def _setup_learn(
         self,
         total_timesteps: int,
@@ -522,6 +560,8 @@ class TRPO(sb3_contrib.TRPO):
         if self.on_nonfinite == "truncate" and self.env is not None:
             refuse_impossible_truncation(self.env, self.rollout_buffer)
         with guarded(self, self.env) if self.env is not None else nullcontext():
+            if self.env is not None and self._resumption is not None and self._resumption.is_over:
+                self._enter(self.env)
             if self._resumption is not None:
                 return self._resumption.begin(self, super()._setup_learn, total_timesteps, reset_num_timesteps, **arguments)
             self._first_update = self._n_updates
@@ -565,13 +605,15 @@ class TRPO(sb3_contrib.TRPO):
         """
         self.failure_observers, self.between_updates, self.stop_signal = [], [], None
         self._earlier_iterations, self._log_interval, interval = 0, log_interval or 1, log_interval
-        if self._resumption is not None and log_interval is not None:
+        if self._resumption is not None and not self._resumption.is_over and log_interval is not None:
             self._earlier_iterations, interval = self._n_updates - self._resumption.first_update, 1
         try:
             with on_this_rank(self):
                 observers = with_observers(callbacks_of(self._ranks.rank, callback))
                 bar = progress_bar and self._ranks.rank == 0
                 super().learn(total_timesteps, observers, interval, tb_log_name, reset_num_timesteps, bar)
+                if self._resumption is not None:
+                    self._resumption.is_over = True  # it had nothing left to do
         except BaseException as error:
             tell(self.failure_observers, error)
             raise

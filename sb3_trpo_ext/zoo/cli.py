@@ -6,6 +6,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -20,6 +21,7 @@ from sb3_trpo_ext.zoo.experiment import planned
 from sb3_trpo_ext.zoo.full_disk import DiskError
 from sb3_trpo_ext.zoo.plan import Plan, own_flags
 from sb3_trpo_ext.zoo.ranks import common_plan
+from sb3_trpo_ext.zoo.shown import own_statistics
 from sb3_trpo_ext.zoo.study import NO_FINISHED_TRIAL
 from sb3_trpo_ext.zoo.yaml_files import ConfigError
 
@@ -110,10 +112,12 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
                 plan, arguments = common_plan(arguments)
             except (ValueError, RanksError) as error:
                 return _fail(str(error))
+            if plan.nothing_to_do:
+                return 0
         preflight.install(plan.parser)
     sys.argv = [f"python -m sb3_trpo_ext {name}", *SCRIPTS[name].defaults, *_own_config(name, arguments), *arguments]
     try:
-        with planned(plan):
+        with planned(plan), own_statistics(name) if name in pretrained.SCRIPTS else nullcontext():
             _entry(SCRIPTS[name])()
     except (ModuleNotFoundError, DiskError, AssertionError, ValueError) as error:
         line = _in_one_line(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shlex
 import sys
 import warnings
@@ -19,12 +20,13 @@ from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, checkpoints_in
 from sb3_trpo_ext.sb3.distributed import of_first_rank
 from sb3_trpo_ext.sb3.launched import place
+from sb3_trpo_ext.sb3.model_files import STATISTICS_NAME, replace_file, statistics_in
 from sb3_trpo_ext.sb3.rank_training import callbacks_of
 from sb3_trpo_ext.zoo.full_disk import disk_errors
 from sb3_trpo_ext.zoo.plan import Plan
@@ -132,6 +134,15 @@ class Experiment(ExperimentManager):
         finally:
             vars(exp_manager).update(make_vec_env=make_vec_env)
 
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        """``-i best_model.zip`` goes on with the model's own statistics, not with those of the end of its training."""
+        env = super()._maybe_normalize(env, eval_env)
+        content = statistics_in(Path(self.trained_agent)) if self.trained_agent else None
+        if content is not None and isinstance(env, VecNormalize):
+            saved = pickle.loads(content)  # trusted as the model is
+            vars(env).update({name: value for name, value in vars(saved).items() if name in ("obs_rms", "ret_rms")})
+        return env
+
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         if place()[0] == 0:
             super()._save_config(saved_hyperparams)
@@ -179,3 +190,7 @@ class Experiment(ExperimentManager):
             return
         with disk_errors(Path(self.save_path)):
             super().save_trained_model(model)
+            content = statistics_in(Path(self.save_path, f"{self.env_name}.zip"))
+            if content is not None:
+                # The same bytes, so that anybody can see that the two files are of one moment.
+                replace_file(Path(self.params_path, STATISTICS_NAME), content)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl_zoo3.utils import EnvironmentName, get_latest_run_id
+from rl_zoo3.utils import EnvironmentName
 
 from sb3_trpo_ext.sb3.checkpoint import EVERY_UPDATES
 from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, Checkpoint, checkpoints_in, newest_whole
-from sb3_trpo_ext.sb3.checkpoint_lock import claim
+from sb3_trpo_ext.sb3.checkpoint_lock import claim, release
+from sb3_trpo_ext.sb3.model_files import STATISTICS_NAME, statistics_in
 from sb3_trpo_ext.zoo.preflight import CheckingParser
 from sb3_trpo_ext.zoo.resumed import Resumed, read_resumed
+from sb3_trpo_ext.zoo.runs import newest_run
 
 NEWEST = ""
 """``--resume`` without a folder."""
@@ -28,11 +32,13 @@ class Plan:
     :param every_updates: updates between checkpoints; 0: none are written
     :param run: folder of the run that is resumed; None: a new run
     :param resumed: its settings; None: they are read as those of a new run
+    :param nothing_to_do: whether the run that was to be resumed is over, its files included
     """
 
     every_updates: int = EVERY_UPDATES
     run: Path | None = None
     resumed: Resumed | None = None
+    nothing_to_do: bool = False
 
     @property
     def parser(self) -> type[CheckingParser]:
@@ -96,27 +102,26 @@ def make_plan(arguments: list[str]) -> tuple[Plan, list[str]]:
         (["-n", "--n-timesteps"], None),
     ):
         parser.add_argument(*flags, default=default)
+    parser.add_argument("--track", action="store_true")
     known = parser.parse_known_args(rest)[0]
     if known.algo != "trpo":
         raise ValueError(f"--resume goes on with trpo only; this is --algo {known.algo}.")
     if own.resume == NEWEST:
-        run = _newest_run(Path(known.log_folder, known.algo), known.env)
+        run = newest_run(Path(known.log_folder, known.algo), known.env)
     else:
         run = Path(own.resume)
         _check_named(run, known.env)
     found = _find(run)
     if run is None or found is None:
         return Plan(own.checkpoint_every), rest
+    resumed = read_resumed(run, known.env)
+    if _say(run, found, known, resumed):
+        release(run / FOLDER_NAME)
+        return Plan(nothing_to_do=True), rest
     rest = [*rest, *_asked_before(found, known)]
-    if "--track" in rest and found.about.get("wandb_run"):
+    if known.track and found.about.get("wandb_run"):
         os.environ |= {"WANDB_RUN_ID": str(found.about["wandb_run"]), "WANDB_RESUME": "allow"}
-    return Plan(own.checkpoint_every, run, _say(run, found, known)), rest
-
-
-def _newest_run(folder: Path, env_id: str) -> Path | None:
-    name = EnvironmentName(env_id)
-    number = get_latest_run_id(str(folder), name)
-    return folder / f"{name}_{number}" if number > 0 else None
+    return Plan(own.checkpoint_every, run, resumed), rest
 
 
 def _check_named(run: Path, env_id: str) -> None:
@@ -154,16 +159,33 @@ def _asked_before(found: Checkpoint, known: argparse.Namespace) -> list[str]:
     return asked
 
 
-def _say(run: Path, found: Checkpoint, known: argparse.Namespace) -> Resumed | None:
-    """Say what goes on; its settings."""
+def _say(run: Path, found: Checkpoint, known: argparse.Namespace, resumed: Resumed | None) -> bool:
+    """Say what goes on; whether that is nothing at all."""
     steps, total = found.about["num_timesteps"], known.n_timesteps or found.about["total_timesteps"]
-    resumed = read_resumed(run, known.env)
+    if str(total) == "-1" and resumed is not None:  # what the settings say
+        total = int(float(resumed.settings["n_timesteps"]))
+    if str(total).isdecimal() and steps >= int(total):
+        is_saved = _is_saved(run, EnvironmentName(known.env), steps)
+        print(
+            f"--resume: {run} has done all of its steps ({steps} of {total}): nothing is trained"
+            f"{'' if is_saved else ', its model is saved again'}; a larger -n goes on"
+        )
+        return is_saved
+    goal = f"{steps} of {total} steps" if str(total).isdecimal() else f"{steps} steps"
     which = (
         "the checkpoint's hyperparameters" if resumed is None else f"the hyperparameters that it began with ({resumed.path})"
     )
-    if str(total).isdecimal() and steps >= int(total):
-        print(f"--resume: {run} has done all of its steps ({steps} of {total}): nothing is trained; a larger -n goes on")
-    else:
-        goal = f"{steps} of {total} steps" if str(total).isdecimal() else f"{steps} steps"  # -n -1: what the settings say
-        print(f"--resume: {run} goes on behind update {found.n_updates} ({goal}), with {which}")
-    return resumed
+    print(f"--resume: {run} goes on behind update {found.n_updates} ({goal}), with {which}")
+    return False
+
+
+def _is_saved(run: Path, name: str, steps: int) -> bool:
+    """Whether the model of the end is there, and its statistics: a kill may have come before, or an older version."""
+    path, statistics = run / f"{name}.zip", run / name / STATISTICS_NAME
+    try:
+        with zipfile.ZipFile(path) as archive:
+            saved = json.loads(archive.read("data"))["num_timesteps"]
+        beside = statistics.read_bytes() if statistics.is_file() else None
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+        return False
+    return bool(saved == steps) and statistics_in(path) == beside

@@ -21,6 +21,9 @@ from tests.sb3.spaces import make_model
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
+RAW = np.full((3, 6), 1234.5, np.float32) + np.arange(3, dtype=np.float32)[:, None] / 4
+
+
 def a_run_of_the_zoo() -> Any:
     folder = Path("logs/trpo/Robot-v0_1")
     (folder / "Robot-v0").mkdir(parents=True)
@@ -35,13 +38,49 @@ def a_run_of_the_zoo() -> Any:
 
 def test_the_command_takes_a_run_of_the_zoo_or_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     model, folder = a_run_of_the_zoo()
-    raw = np.full((3, 6), 1234.5, np.float32) + np.arange(3, dtype=np.float32)[:, None] / 4
-    for named in (folder, folder / "Robot-v0", folder / "best_model.zip"):
+    for named, where in (
+        (folder, "Robot-v0.zip"),
+        (folder / "Robot-v0", "Robot-v0.zip"),
+        (folder / "best_model.zip", "best_model.zip"),
+    ):
         assert cli.main([str(named), "-o", "policy.pt"]) == 0
-        said = capsys.readouterr().out
-        assert "normalised by logs/trpo/Robot-v0_1/Robot-v0/vecnormalize.pkl" in said
-        assert "policy.pt: observation float32[6] -> action" in said
-        assert_acts_as(model, Path("policy.pt"), raw, model.get_vec_normalize_env().normalize_obs(raw))
+        said = capsys.readouterr()
+        assert f"normalised by {folder / where}/vecnormalize.pkl" in said.out
+        assert "policy.pt: observation float32[6] -> action" in said.out
+        assert not said.err
+        assert_acts_as(model, Path("policy.pt"), RAW, model.get_vec_normalize_env().normalize_obs(RAW))
+
+
+@pytest.mark.parametrize(("named", "told"), [("best_model.zip", 1), ("Robot-v0.zip", 0)])
+def test_a_run_without_statistics_in_its_models(named: str, told: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an older version, or of sb3-contrib's TRPO in the Zoo."""
+    model, folder = a_run_of_the_zoo()
+    sb3_contrib.TRPO.save(model, folder / named)
+    statistics = model.get_vec_normalize_env()
+    statistics.obs_rms.mean = statistics.obs_rms.mean + 0.1
+    statistics.save(str(folder / "Robot-v0/vecnormalize.pkl"))
+    assert cli.main([str(folder / named), "-o", "policy.pt"]) == 0
+    said = capsys.readouterr()
+    assert f"normalised by {folder}/Robot-v0/vecnormalize.pkl" in said.out
+    assert said.err.count("may be of a later one\n") == told
+    assert_acts_as(model, Path("policy.pt"), RAW, statistics.normalize_obs(RAW))
+
+
+def test_each_model_is_exported_with_the_statistics_of_its_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    model, folder = a_run_of_the_zoo()
+    statistics = model.get_vec_normalize_env()
+    then = statistics.normalize_obs(RAW)
+    statistics.obs_rms.mean = statistics.obs_rms.mean + 0.1
+    now = statistics.normalize_obs(RAW)
+    model.save(folder / "Robot-v0.zip")
+    statistics.save(str(folder / "Robot-v0/vecnormalize.pkl"))
+    for named, seen in (("best_model.zip", then), ("Robot-v0.zip", now)):
+        assert cli.main([str(folder / named), "-o", "policy.pt"]) == 0
+        assert_acts_as(model, Path("policy.pt"), RAW, seen)
+    # What is named is what is used.
+    beside = str(folder / "Robot-v0/vecnormalize.pkl")
+    assert cli.main([str(folder / "best_model.zip"), "--normalize", beside, "-o", "policy.pt"]) == 0
+    assert_acts_as(model, Path("policy.pt"), RAW, now)
 
 
 def test_a_model_of_sb3_contrib_is_one_of_trpo() -> None:
@@ -52,7 +91,7 @@ def test_a_model_of_sb3_contrib_is_one_of_trpo() -> None:
 def test_statistics_that_may_be_anyones_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     model, folder = a_run_of_the_zoo()
     (folder / "Robot-v0/config.yml").unlink()
-    model.learn(64).save(folder / "Robot-v0")
+    sb3_contrib.TRPO.save(model.learn(64), folder / "Robot-v0")  # without statistics
     assert cli.main([str(folder), "-o", "policy.pt"]) == 2
     error = capsys.readouterr().err
     assert "trained behind VecNormalize: give its statistics (vec_normalize= or --normalize)" in error

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from rl_zoo3 import exp_manager
-from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3.checkpoint_files import newest_whole
 from sb3_trpo_ext.zoo.cli import run
 from sb3_trpo_ext.zoo.full_disk import DiskError, disk_errors
@@ -43,12 +43,12 @@ def test_what_ends_a_training_is_one_line_and_the_run_goes_on(
 
 
 def test_a_model_that_cannot_be_saved(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    save = BaseAlgorithm.save
+    save = TRPO.save
 
-    def named(self: BaseAlgorithm, path: Any, *more: Any, **named: Any) -> None:
+    def named(self: TRPO, path: Any, *more: Any, **named: Any) -> None:
         full() if isinstance(path, str) else save(self, path, *more, **named)
 
-    monkeypatch.setattr(BaseAlgorithm, "save", named)
+    monkeypatch.setattr(TRPO, "save", named)
     assert run([*TRAIN, "--eval-freq", "-1"]) == 1
     assert "The newest checkpoint is of update 6 (768 steps): make room, then --resume" in capsys.readouterr().err
 
