@@ -2,9 +2,19 @@
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.sb3.checkpoint import Checkpoints
-from sb3_trpo_ext.sb3.errors import CheckpointError, NonFiniteError, RanksError, StaleBatchError
+from sb3_trpo_ext.sb3.errors import CheckpointError, EpisodeError, NonFiniteError, RanksError, StaleBatchError, WorkerError
 from sb3_trpo_ext.sb3.trpo import TRPO
 
 __version__ = "0.1.0"
 
-__all__ = ["TRPO", "CheckpointError", "Checkpoints", "NonFiniteError", "RanksError", "StaleBatchError", "UpdateReport"]
+__all__ = [
+    "TRPO",
+    "CheckpointError",
+    "Checkpoints",
+    "EpisodeError",
+    "NonFiniteError",
+    "RanksError",
+    "StaleBatchError",
+    "UpdateReport",
+    "WorkerError",
+]
