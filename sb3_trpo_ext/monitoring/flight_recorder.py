@@ -88,7 +88,7 @@ class FlightRecorder(BaseCallback):
     def _dump_folder(self) -> Path | None:
         if self.folder is not None:
             return Path(self.folder)
-        folder = getattr(self.model, "run_folder", None)
+        folder = getattr(getattr(self, "model", None), "run_folder", None)
         return None if folder is None else Path(folder) / DUMPS_NAME
 
     def _init_callback(self) -> None:
@@ -117,8 +117,9 @@ class FlightRecorder(BaseCallback):
         self._sigterm.remove()
 
     def _look(self) -> None:
-        report: UpdateReport | None = self.model.last_update  # type: ignore[attr-defined]
-        if not self._active or report is None or report.n_updates == self._seen:
+        # The end of a training may be announced where its beginning has failed.
+        report: UpdateReport | None = self.model.last_update if self._active else None  # type: ignore[attr-defined]
+        if report is None or report.n_updates == self._seen:
             return
         self._seen = report.n_updates
         self.reports.append(report)

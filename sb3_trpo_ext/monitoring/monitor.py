@@ -188,7 +188,8 @@ class Monitor(BaseCallback):
         return not self._stopping
 
     def _last_update(self) -> Any:
-        return getattr(self.model, "last_update", None)
+        # The end of a training may be announced where its beginning has failed.
+        return getattr(getattr(self, "model", None), "last_update", None)
 
     def look(self) -> None:
         """Judge the newest update, unless that is done."""

@@ -78,7 +78,8 @@ class ProgressDescription(BaseCallback):
         self._show()
 
     def _show(self) -> None:
-        report: UpdateReport | None = getattr(self.model, "last_update", None)
+        # The end of a training may be announced where its beginning has failed.
+        report: UpdateReport | None = getattr(getattr(self, "model", None), "last_update", None)
         if report is None:
             return
         returns = [episode["r"] for episode in self.model.ep_info_buffer or []]

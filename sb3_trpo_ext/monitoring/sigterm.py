@@ -7,14 +7,32 @@ because the process ends.
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
-AGAIN = b"\nTRPO: this update is finished and a checkpoint written, then training ends (once more: at once)\n"
+PATIENCE = 30.0
+"""Seconds without a training step after which a stop that was asked for is forced: most evaluations take less."""
+
+LOOKS_EVERY = 0.25
+"""Seconds between two looks at the progress of a training that was asked to stop."""
+
+
+def say(text: str) -> None:
+    """
+    Write a line to stderr at once, from a signal handler too: no buffer may be in the middle of being written.
+
+    :param text: the line, in ASCII
+    """
+    with contextlib.suppress(OSError):  # nobody may be reading
+        os.write(2, f"\nTRPO: {text}\n".encode("ascii", "replace"))
 
 
 class _Handlers:
@@ -117,32 +135,94 @@ class GracefulStop(_Handlers):
     """
     Takes the first SIGTERM or Ctrl-C as a request; the second does what it would have done without us.
 
+    A training that makes no progress after the request can't come to the place where it would stop by itself. After
+    ``PATIENCE`` the stop is forced: SystemExit(143) or KeyboardInterrupt is raised in the main thread, whatever runs there.
+
     :param ask: called with the number of the signal, from its handler
+    :param promise: what happens after the request, for the person who made it
+    :param progress: what changes as training makes progress; None: it is in something that must be finished. It is called in
+        another thread, too. Without this function no stop is forced
     """
 
-    def __init__(self, ask: Callable[[int], None]):
+    # Held while the signal is sent again: it must not meet the handler that was there before ours.
+    _sending: ClassVar[Any] = threading.Lock()
+
+    def __init__(
+        self, ask: Callable[[int], None], promise: str = "training stops soon", progress: Callable[[], Any] | None = None
+    ):
         super().__init__(signal.SIGTERM, signal.SIGINT)
-        self._ask = ask
-        self._asked = False
+        self._ask, self._promise, self._progress = ask, promise, progress
+        self._asked = self._resent = False
+        self._seen: Any = None
+        self._since = 0.0
 
     def install(self) -> None:
         """Begin to act; done twice it is done once."""
         self._asked = self._asked and self.active
         super().install()
 
+    def remove(self) -> None:
+        """Act no more; as above."""
+        with self._sending:
+            super().remove()
+
     def take(self, number: int) -> bool:
         """
-        Take a signal, if it is the first.
+        Take a signal, if it is the first, or was sent again by ourselves.
 
         :param number: which
         :return: whether it was taken
+        :raises SystemExit: 143, if a stop by SIGTERM is forced
+        :raises KeyboardInterrupt: if a stop by Ctrl-C is
         """
-        if self._asked or not self.active or os.getpid() != self._process:
+        if not self.active or os.getpid() != self._process:
+            return False
+        if self._resent:
+            self._resent = False
+            if self._stalls():
+                self._force(number)
+            return True
+        if self._asked:
             return False
         self._asked = True
-        os.write(2, AGAIN)  # nothing that could be in the middle of writing
+        say(f"{signal.Signals(number).name} received: {self._promise} (a second one stops immediately)")
         self._ask(number)
+        if self._progress is not None:
+            self._seen, self._since = None, time.monotonic()
+            # Not by a Thread, whose locks the code that was interrupted may hold.
+            _thread.start_new_thread(self._wait, (number,))
         return True
+
+    def _stalls(self) -> bool:
+        assert self._progress is not None
+        seen, now = self._progress(), time.monotonic()
+        if seen is None or seen != self._seen:
+            self._seen, self._since = seen, now
+        return now - self._since >= PATIENCE
+
+    def _wait(self, number: int) -> None:
+        while self.active and self._asked:
+            time.sleep(LOOKS_EVERY)
+            with self._sending:
+                if self.active and self._stalls():
+                    self._resent = True
+                    _send_to_main_thread(number)
+
+    def _force(self, number: int) -> None:
+        # What is put in order because of it has as much time again.
+        self._since = time.monotonic()
+        say(f"no training step was made for {PATIENCE:g} s: the training is stopped where it is")
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)  # by this function: W&B listens to it
 
     def _act(self, number: int) -> bool:
         return self.take(number)
+
+
+def _send_to_main_thread(number: int) -> None:
+    """A real signal, where there are any: it also ends a wait in the operating system."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:  # Windows
+        _thread.interrupt_main(signal.Signals(number))

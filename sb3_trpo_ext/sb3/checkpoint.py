@@ -2,7 +2,8 @@
 Checkpoints of a training: when they are taken, and going on from one.
 
 A kill loses at most what came after the newest one; SIGTERM and Ctrl-C lose nothing: the update is finished, a checkpoint is
-written, and ``learn`` ends with SystemExit(143) or KeyboardInterrupt. A second one of these ends the process at once.
+written, and ``learn`` ends with SystemExit(143) or KeyboardInterrupt. So it ends without a checkpoint where no training step
+is made for 30 s (in an evaluation, or a callback). A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_trpo_ext.monitoring.sigterm import GracefulStop
+from sb3_trpo_ext.monitoring.sigterm import PATIENCE, GracefulStop, say
 from sb3_trpo_ext.monitoring.tree import in_trial
-from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, newest_whole, prune, write_checkpoint
+from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, newest_in_words, newest_whole, prune, write_checkpoint
 from sb3_trpo_ext.sb3.checkpoint_lock import claim, release
 from sb3_trpo_ext.sb3.checkpoint_state import MODEL_NAME, STATE_NAME, Resumption, about, checkpoint_files, read_state
 from sb3_trpo_ext.sb3.distributed import join
-from sb3_trpo_ext.sb3.errors import CheckpointError
+from sb3_trpo_ext.sb3.errors import CheckpointError, WorkerError
+from sb3_trpo_ext.sb3.guard import marked
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO
@@ -31,6 +33,11 @@ SomeTRPO = TypeVar("SomeTRPO", bound="TRPO")
 
 EVERY_UPDATES, EVERY_SECONDS = 10, 60.0
 """Whichever comes first. A checkpoint takes some hundredths of a second (docs/checkpoints.md)."""
+
+PROMISE = (
+    "training stops once this rollout and its update are finished, and a checkpoint is written then; "
+    f"if no training step is made for {PATIENCE:g} s, it stops without one"
+)
 
 
 class Checkpoints(BaseCallback):
@@ -66,9 +73,9 @@ class Checkpoints(BaseCallback):
         self.every_updates, self.every_seconds = every_updates, every_seconds
         self.keep_last, self.keep_best = keep_last, keep_best
         self.folder, self.on_signals = folder, on_signals
-        self._signals = GracefulStop(self._stop)
+        self._signals = GracefulStop(self._stop, PROMISE, self._progress)
         self._last_update, self._last_time = 0, 0.0
-        self._active = self._in_trouble = False
+        self._active = self._in_trouble = self._writing = False
 
     def _init_callback(self) -> None:
         if not hasattr(self.model, "between_updates"):
@@ -85,10 +92,10 @@ class Checkpoints(BaseCallback):
     def _on_training_start(self) -> None:
         model = self._trpo
         # A search is hundreds of short runs that nobody goes on with.
-        self._active = not in_trial(self.locals.get("callback"))
-        if not self._active:
+        if in_trial(self.locals.get("callback")):
             return
         claim(self._folder())
+        self._active = True
         self._last_update, self._last_time = model._n_updates, time.monotonic()
         model.between_updates.append(self._between_updates)
         model.failure_observers.append(self._on_death)
@@ -115,44 +122,68 @@ class Checkpoints(BaseCallback):
         stops = model.stop_signal is not None
         late = self.every_seconds is not None and time.monotonic() - self._last_time >= self.every_seconds
         if stops or late or model._n_updates - self._last_update >= self.every_updates:
-            self._take()
+            try:
+                self._take()
+            except WorkerError:
+                raise  # of what is trained in: nothing goes on
+            except Exception as error:
+                self._tell(error, "training goes on")
         return not stops
 
     def _on_training_end(self) -> None:
+        if not self._active:
+            return
         report = self._trpo.last_update
         # Unless a callback ended it in the middle of a rollout.
-        if self._active and report is not None and report.num_timesteps == self._trpo.num_timesteps:
-            self._take()
+        if report is not None and report.num_timesteps == self._trpo.num_timesteps:
+            try:
+                self._take()
+            except Exception as error:
+                self._tell(error, "training is over")
         self._end()
 
     def _take(self) -> None:
-        """What can't be written ends no training: it is said once, until it can be again."""
         model = self._trpo
         if model._n_updates == self._last_update:
             return
         folder, root = self._folder(), self.locals["callback"]
-        try:
+        with marked(self, "_writing"):
             write_checkpoint(folder, model._n_updates, checkpoint_files(model, root, folder.parent), about(model, root))
             self._last_update, self._last_time, self._in_trouble = model._n_updates, time.monotonic(), False
             prune(folder, self.keep_last, self.keep_best)
-        except Exception as error:  # a full disk, or anything that an object of the user's raises when it is pickled
-            if not self._in_trouble:
-                text = (
-                    f"a checkpoint can't be written ({error!r}): a resumed run would begin at an earlier one; training goes on"
-                )
-                warnings.warn(f"TRPO: {text}", UserWarning, stacklevel=2)
-            self._in_trouble = True
+
+    def _tell(self, error: Exception, outcome: str) -> None:
+        """What can't be written (a full disk, an object of the user's that can't be pickled) ends no training."""
+        if not self._in_trouble:
+            text = f"a checkpoint can't be written ({error!r}): a resumed run would begin at an earlier one; {outcome}"
+            warnings.warn(f"TRPO: {text}", UserWarning, stacklevel=2)
+        self._in_trouble = True
 
     def _stop(self, number: int) -> None:
         self._trpo.stop_signal = number
 
-    def _on_death(self, _: BaseException) -> None:
+    def _progress(self) -> tuple[int, int] | None:
+        """For a stop that was asked for; an update and a checkpoint are finished first, and other ranks are waited for."""
+        model = self._trpo
+        busy = model._computing or self._writing or model._ranks.waiting
+        return None if busy else (model.num_timesteps, model._n_updates)
+
+    def _on_death(self, error: BaseException) -> None:
+        if isinstance(error, WorkerError):
+            folder = self._folder()
+            error.remedy = newest_in_words(folder, f"TRPO.resume({str(folder)!r}, env=...) resumes from it")
         self._end()
 
     def _end(self) -> None:
+        """Once: whatever is called after it (the RL Zoo calls ``on_training_end`` again) finds nothing to do."""
         self._signals.remove()
-        if self._active:
-            release(self._folder())
+        if not self._active:
+            return
+        self._active = False
+        model, folder = self._trpo, self._folder()
+        if model.stop_signal is not None:
+            say(f"training stopped after update {model._n_updates}, at step {model.num_timesteps}. {newest_in_words(folder)}")
+        release(folder)
 
 
 def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: Any, **changes: Any) -> SomeTRPO:

@@ -116,6 +116,21 @@ def newest_whole(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
     return None, passed_over
 
 
+def newest_in_words(folder: Path, how: str = "") -> str:
+    """
+    Say what is left of a run that has ended before its time.
+
+    :param folder: of all checkpoints, or a run's folder
+    :param how: what resumes the run, in words
+    :return: a sentence about the newest checkpoint that is whole
+    """
+    found, _ = newest_whole(folder)
+    if found is None:
+        return f"{folder} has no whole checkpoint."
+    steps = found.about["num_timesteps"]
+    return f"The newest checkpoint is of update {found.n_updates} ({steps} steps){how and f': {how}'}."
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     """
     List what is there, whole or not.

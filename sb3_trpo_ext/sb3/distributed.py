@@ -58,6 +58,7 @@ class Ranks:
     :param group: torch.distributed's; None: alone
     :param name: of the group in the store
     :param traffic: what was sent
+    :param waiting: whether this rank waits for others, which it does for a bounded time
     """
 
     rank: int = 0
@@ -65,6 +66,7 @@ class Ranks:
     group: Any = None
     name: str = ""
     traffic: Traffic = field(default_factory=Traffic)
+    waiting: bool = False
 
     @property
     def reducer(self) -> Reducer:
@@ -188,10 +190,13 @@ class Ranks:
                 "them learn."
             )
         begin = time.perf_counter()
+        self.waiting = True
         try:
             collective()
         except RuntimeError as error:  # DistError and its kin
             raise RanksError(self._why(error)) from error
+        finally:
+            self.waiting = False
         self.traffic.collectives += calls
         self.traffic.bytes += n_bytes
         self.traffic.seconds += time.perf_counter() - begin

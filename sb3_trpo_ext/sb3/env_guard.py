@@ -18,12 +18,14 @@ import numpy as np
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from sb3_trpo_ext.sb3.callback_needs import every_callback
-from sb3_trpo_ext.sb3.env_watch import NON_FINITE, Position, Watch, nowhere
+from sb3_trpo_ext.sb3.env_watch import Position, Watch, nowhere
 from sb3_trpo_ext.sb3.errors import NonFiniteError
-from sb3_trpo_ext.sb3.finiteness import Bounds
+from sb3_trpo_ext.sb3.finiteness import NON_FINITE, Bounds
+from sb3_trpo_ext.sb3.lost_episodes import LostEpisodes
+from sb3_trpo_ext.sb3.workers import watch_workers
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO
@@ -54,28 +56,40 @@ class EnvGuard:
             known = {id(watch.venv): watch for watch in self._watches}
             self._watches = [known.get(id(place)) or Watch(place) for place, _ in places.values()]
         with ExitStack() as stack:
-            for watch, (_, how) in zip(self._watches, places.values(), strict=True):
+            for watch, (place, how) in zip(self._watches, places.values(), strict=True):
+                if isinstance(place, SubprocVecEnv):
+                    watch_workers(place, how.evaluates)
                 watch.truncates = on_nonfinite == "truncate" and how.innermost
                 watch.bounds, watch.evaluates = how.bounds, how.evaluates
                 watch.position = nowhere if how.evaluates else position
+                if how.has_reports and watch.lost is None:
+                    watch.lost = LostEpisodes(place)
                 stack.enter_context(watch.watching())
             yield
 
 
 @dataclass(frozen=True)
 class _How:
-    """How a place is watched; only the innermost can end an episode so that all that stand above take part."""
+    """
+    How a place is watched; only the innermost can end an episode so that all that stand above take part.
+
+    ``has_reports``: whether the ends of episodes are known from the Monitors in it.
+    """
 
     bounds: Bounds
     innermost: bool
     evaluates: bool
+    has_reports: bool
 
 
 def _watched(env: VecEnv, evaluates: bool) -> list[tuple[VecEnv, _How]]:
     sums = [layer for layer in _layers(env) if isinstance(layer, VecNormalize)]
     bounds = Bounds(any(layer.norm_obs and layer.training for layer in sums))
     places = _places(env)
-    return [(place, _How(bounds, place is places[0], evaluates)) for place in places]
+    inner = places[0]
+    # A VecMonitor goes by the ends that it sees; and a `step` of its own may be looked at twice.
+    has_reports = type(inner).step is VecEnv.step and not any(isinstance(layer, VecMonitor) for layer in _layers(env))
+    return [(place, _How(bounds, place is inner, evaluates, has_reports and place is inner)) for place in places]
 
 
 def _evaluated(callback: BaseCallback | None) -> list[VecEnv]:

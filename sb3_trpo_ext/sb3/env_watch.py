@@ -18,10 +18,8 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.sb3.errors import NonFiniteError
-from sb3_trpo_ext.sb3.finiteness import DEPLOYED, Bounds, parts
-
-NON_FINITE = "TRPO.non_finite"
-"""Key of an info: what was not finite in a step that was dropped."""
+from sb3_trpo_ext.sb3.finiteness import DEPLOYED, NON_FINITE, Bounds, parts
+from sb3_trpo_ext.sb3.lost_episodes import LostEpisodes
 
 RESETS = 10
 """An environment that starts so many times in a row in a state that is not finite is broken."""
@@ -51,6 +49,8 @@ class Watch:
         self._last: Any = None
         self._warned = False
         self._n_cut: Counter[int] = Counter()
+        # Only of the innermost VecEnv, where Monitors are.
+        self.lost: LostEpisodes | None = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -84,6 +84,8 @@ class Watch:
         ended = np.count_nonzero(dones) > 0
         if not (DEPLOYED.hold(rewards) and self.bounds.hold(obs) and (not ended or self._endings_hold(dones, infos))):
             returned = self._mended(obs, rewards, dones, infos)
+        if self.lost is not None:
+            returned = (*returned[:3], self.lost.report(returned[1], returned[2], returned[3], self.evaluates))
         if self.evaluates:
             self._refuse_endless(returned[2], returned[3])
         # A copy: a VecEnv may use its arrays again.
@@ -94,6 +96,8 @@ class Watch:
         obs = method(*args, **kwargs)
         if not self.bounds.hold(obs):
             obs = self._restarted(obs, [i for i in range(self.venv.num_envs) if self._in_observation(obs, i)])
+        if self.lost is not None:
+            self.lost.reset()
         self._last = _copied(obs)
         return obs
 

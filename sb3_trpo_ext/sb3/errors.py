@@ -13,6 +13,26 @@ class CheckpointError(ValueError):
     """A training can't go on from a checkpoint, or can't begin where another writes its own."""
 
 
+class EpisodeError(ValueError):
+    """The episodes of an evaluation are ended above its Monitor, again and again: the evaluation would never end."""
+
+
+class WorkerError(EOFError):
+    """
+    A worker process of a SubprocVecEnv has died. (SB3 lets an EOFError or a ConnectionError through there, or waits forever.)
+
+    :param text: which worker, and what it died of
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        # How the run is resumed: filled in by whoever writes its checkpoints.
+        self.remedy = ""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} {self.remedy}".rstrip()
+
+
 class RanksError(RuntimeError):
     """A training on several ranks can't go on: one of them has failed, hangs or holds something else than the others."""
 

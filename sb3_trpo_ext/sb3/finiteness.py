@@ -14,6 +14,9 @@ from torch import Tensor
 from sb3_trpo_ext.core.flat import all_finite
 from sb3_trpo_ext.sb3.errors import NonFiniteError
 
+NON_FINITE = "TRPO.non_finite"
+"""Key of an info: what was not finite in a step that was dropped."""
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 LARGEST = {np.dtype(dtype): float(np.sqrt(np.finfo(dtype).max)) / 1024 for dtype in (np.float32, np.float64)}

@@ -34,6 +34,22 @@ def tell(observers: Sequence[FailureObserver], error: BaseException) -> None:
             warnings.warn(f"TRPO: {problem!r} while the end of the training was dealt with", UserWarning, stacklevel=3)
 
 
+@contextmanager
+def marked(owner: Any, name: str) -> Iterator[None]:
+    """
+    Mark that something is under way.
+
+    :param owner: of the mark
+    :param name: of its attribute, True meanwhile
+    :yields: nothing
+    """
+    setattr(owner, name, True)
+    try:
+        yield
+    finally:
+        setattr(owner, name, False)
+
+
 @dataclass(frozen=True)
 class Held:
     """

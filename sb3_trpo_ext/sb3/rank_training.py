@@ -153,7 +153,8 @@ def on_this_rank(model: TRPO) -> Iterator[None]:
     :raises RanksError: if the others don't come
     """
     model._ranks, model._common = join(), None
-    signals = GracefulStop(lambda number: setattr(model, "stop_signal", number))
+    promise = "all ranks stop once this update is finished"
+    signals = GracefulStop(lambda number: setattr(model, "stop_signal", number), promise)
     try:
         if model._ranks.rank > 0:
             model.set_logger(Logger(None, []))

@@ -33,7 +33,7 @@ from sb3_trpo_ext.sb3.action_distributions import with_parameters
 from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.callback_needs import what_needs_sb3_loop
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite
-from sb3_trpo_ext.sb3.guard import Fingerprint
+from sb3_trpo_ext.sb3.guard import Fingerprint, marked
 from sb3_trpo_ext.sb3.late import Late, late
 from sb3_trpo_ext.sb3.values import map_arrays, predict_values
 
@@ -101,11 +101,13 @@ def collect_rollout(
             UserWarning,
             stacklevel=4,
         )
-    rollout.evaluate()
+    with marked(model, "_computing"):
+        rollout.evaluate()
+        if going_on:
+            assert model._last_episode_starts is not None
+            last_values = torch.from_numpy(predict_values(policy, model._last_obs)).reshape(-1, 1)
+            buffer.compute_returns_and_advantage(last_values=last_values, dones=model._last_episode_starts)
     if going_on:
-        assert model._last_episode_starts is not None
-        last_values = torch.from_numpy(predict_values(policy, model._last_obs)).reshape(-1, 1)
-        buffer.compute_returns_and_advantage(last_values=last_values, dones=model._last_episode_starts)
         # As SB3's loop leaves them.
         log_probs = torch.from_numpy(buffer.log_probs[-1].copy())
         callback.update_locals({"n_steps": buffer.pos, "values": last_values, "log_probs": log_probs})

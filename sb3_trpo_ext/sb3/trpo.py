@@ -59,9 +59,9 @@ from sb3_trpo_ext.sb3.critic import Critic
 from sb3_trpo_ext.sb3.diagnosis import Diagnosis
 from sb3_trpo_ext.sb3.distributed import ALONE, Ranks
 from sb3_trpo_ext.sb3.env_guard import EnvGuard, dropped_environments, guarded, refuse_impossible_truncation
-from sb3_trpo_ext.sb3.errors import StaleBatchError
+from sb3_trpo_ext.sb3.errors import StaleBatchError, WorkerError
 from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_noise, refuse_non_finite_parameters
-from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, tell
+from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, marked, tell
 from sb3_trpo_ext.sb3.launched import place, use_own_gpu
 from sb3_trpo_ext.sb3.messages import stale_batch_message
 from sb3_trpo_ext.sb3.model_files import add_statistics, write_model
@@ -93,7 +93,7 @@ COUNTS = ("_n_updates", "_updates_skipped", "_adapted_damping", "_adapted_dampin
 
 OF_THIS_OBJECT = (
     *("last_update_inputs", "last_update_start", "failure_observers", "between_updates", "stop_signal"),
-    *("_choice", "_env_guard", "_run_folder", "_diagnosis", "_ranks", "_common", "_episodes"),
+    *("_computing", "_choice", "_env_guard", "_run_folder", "_diagnosis", "_ranks", "_common", "_episodes"),
 )
 """Attributes that ``_begin_unobserved`` makes."""
 
@@ -278,6 +278,8 @@ class TRPO(sb3_contrib.TRPO):
         self.between_updates: list[Callable[[], bool]] = []
         # Of what asked for an end: the update is finished, and then training is.
         self.stop_signal: int | None = None
+        # Whether something is under way that is finished before training stops, however long it takes.
+        self._computing = False
         # What the newest update began with, also one that raised; forgotten after it unless somebody asks for it.
         self.last_update_start: UpdateStart | None = None
         self._choice: Choice | None = None
@@ -436,7 +438,7 @@ class TRPO(sb3_contrib.TRPO):
         ranks, streams = self._ranks, RandomStates.now()
         # Now: an update that raises has a folder, too.
         self._run_folder.find(self._n_updates + 1, self.log_folder, self.env, self.logger)
-        with plain_torch(), all_or_nothing(self.policy, self, COUNTS) as held:
+        with plain_torch(), marked(self, "_computing"), all_or_nothing(self.policy, self, COUNTS) as held:
             self._update_learning_rate(self.policy.optimizer)
             refuse_impossible_update(self)
             self.policy.set_training_mode(False)
@@ -600,8 +602,10 @@ class TRPO(sb3_contrib.TRPO):
         :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
         :param progress_bar: Display a progress bar using tqdm and rich
         :return: the trained model
-        :raises SystemExit: 143, after SIGTERM has asked for an end and ``Checkpoints`` has written one
-        :raises KeyboardInterrupt: after Ctrl-C has
+        :raises SystemExit: 143, if SIGTERM has asked for an end: after ``Checkpoints`` has written one, or without one where
+            no training step was made for 30 s
+        :raises KeyboardInterrupt: the same after Ctrl-C
+        :raises WorkerError: if a worker process of the environment, or of one that is evaluated in, has died
         """
         self.failure_observers, self.between_updates, self.stop_signal = [], [], None
         self._earlier_iterations, self._log_interval, interval = 0, log_interval or 1, log_interval
@@ -616,7 +620,9 @@ class TRPO(sb3_contrib.TRPO):
                     self._resumption.is_over = True  # it had nothing left to do
         except BaseException as error:
             tell(self.failure_observers, error)
-            raise
+            if not isinstance(error, WorkerError) or self.stop_signal is None:
+                raise
+            # Workers that have received the signal, too: the training ends as it was asked to.
         if log_interval is not None and self.logger.name_to_value and self._is_row_recorded():
             self._run_folder.dump(self.logger, partial(self.logger.dump, step=self.num_timesteps))
         if self.stop_signal == signal.SIGINT:

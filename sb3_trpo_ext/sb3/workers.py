@@ -1,14 +1,39 @@
-"""Environments in worker processes that leave Ctrl-C to the training: a terminal sends it to every process at once."""
+"""
+Environments in worker processes: workers that leave Ctrl-C to the training, and a clear error when one of them dies.
+
+SB3 waits for a worker's answer on its pipe alone. A worker that dies closes its end, unless it was forked: its siblings then
+hold copies of that end, and SB3 waits forever. Here the parent waits for the pipe and for the end of the process at once.
+"""
 
 from __future__ import annotations
 
+import select
 import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.vec_env import SubprocVecEnv
+
+from sb3_trpo_ext.sb3.errors import WorkerError
+
+REAPED_WITHIN = 5.0
+"""Seconds that the exit code of a dead worker is waited for: a fork server passes it on."""
+
+CLOSED_WITHIN = 5.0
+"""Seconds that the workers left have to finish, where one has died or does not answer; then they are terminated."""
+
+HINTS = {
+    -getattr(signal, "SIGKILL", 9): "often the system ran out of memory: use fewer environments, or smaller ones",
+    -signal.SIGTERM: "something outside this training ended it",
+    0: "SB3's own workers end at Ctrl-C; those of sb3_trpo_ext.sb3.workers.PatientSubprocVecEnv do not",
+    1: "its environment raised an exception; the worker's traceback is printed above",
+}
+"""What an exit code of a worker usually means (negative: the signal)."""
 
 
 class PatientSubprocVecEnv(SubprocVecEnv):
@@ -17,13 +42,132 @@ class PatientSubprocVecEnv(SubprocVecEnv):
 
     :param env_fns: make the environments
     :param start_method: of the processes, as in SB3
+    :raises WorkerError: if the first environment can't be made
     """
 
     def __init__(self, env_fns: list[Callable[[], gym.Env[Any, Any]]], start_method: str | None = None):
-        super().__init__([partial(_made_patiently, env_fn) for env_fn in env_fns], start_method)
+        try:
+            super().__init__([partial(_made_patiently, env_fn) for env_fn in env_fns], start_method)
+        except (EOFError, ConnectionError):
+            raise WorkerError(_death(0, self.processes[0])) from None
+        watch_workers(self)
 
 
 def _made_patiently(env_fn: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
     """In the worker. (SIGTERM still ends it: that is how Python ends workers when it exits.)"""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return env_fn()
+
+
+class WatchedPipe:
+    """
+    The pipe to a worker. Where the worker is dead, it raises instead of waiting forever or reporting a broken pipe.
+
+    :param remote: the parent's end
+    :param process: the worker
+    :param index: of its environment
+    """
+
+    def __init__(self, remote: Any, process: Any, index: int):
+        self._remote, self._process, self._index = remote, process, index
+        self._answers = _waiter(remote, process.sentinel)
+        self.evaluates = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._remote, name)
+
+    def send(self, message: Any) -> None:
+        """
+        Send a command.
+
+        :param message: as in SB3
+        :raises WorkerError: if the worker is dead
+        """
+        try:
+            self._remote.send(message)
+        except ConnectionError:
+            raise self._error() from None
+
+    def recv(self) -> Any:
+        """
+        Wait for the answer.
+
+        :return: what the worker has sent
+        :raises WorkerError: if the worker is dead
+        """
+        try:
+            if self._answers():
+                return self._remote.recv()
+        except (EOFError, ConnectionError):
+            pass
+        raise self._error()
+
+    def _error(self) -> WorkerError:
+        return WorkerError(_death(self._index, self._process, " of the evaluation" if self.evaluates else ""))
+
+
+def _waiter(remote: Any, sentinel: Any) -> Callable[[], bool]:
+    """Make a function that waits until an answer is there (True), or the worker is dead without one (False)."""
+    if not hasattr(select, "poll"):  # Windows
+        return lambda: remote in wait([remote, sentinel])
+    poller, answer = select.poll(), remote.fileno()
+    for descriptor in (answer, sentinel):
+        poller.register(descriptor, select.POLLIN)
+    return lambda: any(descriptor == answer for descriptor, _ in poller.poll())
+
+
+def _death(index: int, process: Any, of: str = "") -> str:
+    process.join(REAPED_WITHIN)
+    code = process.exitcode
+    how = f"ended with exit code {code}"
+    if code is None:
+        how = "closed its connection"
+    elif code < 0:
+        how = f"was killed by {signal.Signals(-code).name if -code in list(signal.Signals) else f'signal {-code}'}"
+    hint = f" ({HINTS[code]})" if code in HINTS else ""
+    return f"worker {index} (pid {process.pid}){of} {how}{hint}."
+
+
+def watch_workers(venv: SubprocVecEnv, evaluates: bool = False) -> None:
+    """
+    Have a VecEnv say which of its workers has died, whatever is called next; done twice it is done once.
+
+    :param venv: the VecEnv
+    :param evaluates: whether it is evaluated in, for the message
+    """
+    processes = getattr(venv, "processes", [])
+    if len(processes) != len(venv.remotes):
+        return  # a subclass that shares out its environments in another way
+    if not isinstance(venv.remotes[0], WatchedPipe):
+        pairs = zip(venv.remotes, processes, strict=True)
+        venv.remotes = tuple(WatchedPipe(remote, process, index) for index, (remote, process) in enumerate(pairs))
+        venv.close = partial(_close, venv, venv.close)  # type: ignore[method-assign]
+    for pipe in venv.remotes:
+        pipe.evaluates = evaluates
+
+
+def _close(venv: SubprocVecEnv, close: Callable[[], None]) -> None:
+    """As SB3 does; where a worker has died or does not answer, within a bounded time."""
+    if venv.closed:
+        return
+    pairs, left = list(zip(venv.remotes, venv.processes, strict=True)), _countdown()
+    alive = all(process.is_alive() for _, process in pairs)
+    if alive and (not venv.waiting or all(remote.poll(left()) for remote, _ in pairs)):
+        close()
+        return
+    left = _countdown()
+    for remote, _ in pairs:
+        with suppress(WorkerError, OSError):
+            remote.send(("close", None))
+    for remote, process in pairs:
+        process.join(left())
+        if process.is_alive():
+            process.terminate()
+            process.join(CLOSED_WITHIN)
+        remote.close()
+    venv.closed, venv.waiting = True, False
+
+
+def _countdown() -> Callable[[], float]:
+    until = time.monotonic() + CLOSED_WITHIN
+    return lambda: max(0.0, until - time.monotonic())

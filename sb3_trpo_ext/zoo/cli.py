@@ -13,12 +13,12 @@ from types import MappingProxyType
 from rl_zoo3 import exp_manager
 
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
-from sb3_trpo_ext.sb3.errors import CheckpointError, RanksError
+from sb3_trpo_ext.sb3.errors import CheckpointError, RanksError, WorkerError
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv
 from sb3_trpo_ext.zoo import convert_config, preflight, pretrained
+from sb3_trpo_ext.zoo.endings import EndedError
 from sb3_trpo_ext.zoo.experiment import planned
-from sb3_trpo_ext.zoo.full_disk import DiskError
 from sb3_trpo_ext.zoo.plan import Plan, own_flags
 from sb3_trpo_ext.zoo.ranks import common_plan
 from sb3_trpo_ext.zoo.shown import own_statistics
@@ -95,7 +95,7 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
 
     :param name: a key of ``SCRIPTS``
     :param arguments: the user's own flags
-    :return: exit code; 1 where a disk took no more, 2 for a command line that can't be run
+    :return: exit code; 1 where a training has ended before its time, 2 for a command line that can't be run
     """
     plan, suffix = Plan(), ""
     if name in pretrained.SCRIPTS:
@@ -119,12 +119,12 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     try:
         with planned(plan), own_statistics(name) if name in pretrained.SCRIPTS else nullcontext():
             _entry(SCRIPTS[name])()
-    except (ModuleNotFoundError, DiskError, AssertionError, ValueError) as error:
+    except (ModuleNotFoundError, EndedError, WorkerError, AssertionError, ValueError) as error:
         line = _in_one_line(error)
         if line is None:
             raise
         _fail(line + suffix)
-        return 1 if isinstance(error, DiskError) else 2
+        return 1 if isinstance(error, EndedError | WorkerError) else 2
     return 0
 
 
@@ -153,7 +153,7 @@ def _in_one_line(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         plots = error.name in ("seaborn", "rliable")
         return f"the Zoo's plots need {error.name}: pip install 'rl-zoo3[plots]'" if plots else None
-    if isinstance(error, ConfigError | CheckpointError | DiskError):
+    if isinstance(error, ConfigError | CheckpointError | EndedError | WorkerError):
         return str(error)
     raised_in = traceback.extract_tb(error.__traceback__)[-1].name
     if raised_in == "get_best_trial":

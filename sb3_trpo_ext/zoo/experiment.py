@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from sb3_trpo_ext.sb3.distributed import of_first_rank
 from sb3_trpo_ext.sb3.launched import place
 from sb3_trpo_ext.sb3.model_files import STATISTICS_NAME, replace_file, statistics_in
 from sb3_trpo_ext.sb3.rank_training import callbacks_of
-from sb3_trpo_ext.zoo.full_disk import disk_errors
+from sb3_trpo_ext.zoo.endings import first_raised, resuming, told_in_one_line
 from sb3_trpo_ext.zoo.plan import Plan
 
 
@@ -161,10 +160,11 @@ class Experiment(ExperimentManager):
 
         :param model: the model
         :raises SystemExit: 143 after SIGTERM, 130 after Ctrl-C
+        :raises EndedError: if a worker died, the disk takes no more, or an evaluation would never end
         """
         try:
-            with disk_errors(Path(self.save_path)):
-                super().learn(model)
+            with told_in_one_line(self.env_name.gym_id, Path(self.save_path)):
+                self._learn(model)
         except SystemExit:
             self._save_interrupted(model)
             raise
@@ -173,10 +173,19 @@ class Experiment(ExperimentManager):
             self._save_interrupted(model)
             sys.exit(128 + number)  # by this function: W&B listens to it
 
+    def _learn(self, model: BaseAlgorithm) -> None:
+        try:
+            super().learn(model)
+        except BaseException as error:
+            first = first_raised(error, type(model).learn)  # type: ignore[arg-type]
+            if first is error:
+                raise
+            raise first from first.__cause__
+
     def _save_interrupted(self, model: BaseAlgorithm) -> None:
         self.save_trained_model(model)
         if place()[0] == 0 and checkpoints_in(Path(self.save_path) / FOLDER_NAME):
-            command = f"python -m sb3_trpo_ext train --env {self.env_name.gym_id} --resume {shlex.quote(self.save_path)}"
+            command = resuming(self.env_name.gym_id, Path(self.save_path))
             print(f"sb3_trpo_ext: this run goes on with `{command}`", file=sys.stderr)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
@@ -184,11 +193,11 @@ class Experiment(ExperimentManager):
         Save the model, once; or say what is left of the run.
 
         :param model: the model
-        :raises DiskError: if the disk takes no more
+        :raises EndedError: if the disk takes no more
         """
         if place()[0] > 0:
             return
-        with disk_errors(Path(self.save_path)):
+        with told_in_one_line(self.env_name.gym_id, Path(self.save_path)):
             super().save_trained_model(model)
             content = statistics_in(Path(self.save_path, f"{self.env_name}.zip"))
             if content is not None:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NoReturn
 import gymnasium as gym
 import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import EnvironmentName
 
 from sb3_trpo_ext.sb3.naming import maybe
 from sb3_trpo_ext.sb3.validation import LARGEST_SEED, OF_SB3, SIZE, Rule, is_integer, refuse_impossible
@@ -137,7 +138,9 @@ def check(args: argparse.Namespace, resumed: Resumed | None = None) -> None:
         refuse_impossible({name: value for name, value in vars(args).items() if name in FLAGS}, FLAGS, "train")
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    _check_log_folder(Path(args.log_folder))
+    _check_folder("--log-folder", args.log_folder, args.algo)
+    _check_folder("--tensorboard-log", "runs" if args.track else args.tensorboard_log, args.env)
+    _check_folder("--optimization-log-path", args.optimization_log_path)
     _import_packages(args.gym_packages)
     if args.env not in gym.registry:
         module, colon, name = args.env.rpartition(":")
@@ -173,11 +176,15 @@ def _check_resumed(args: argparse.Namespace, resumed: Resumed) -> None:
     rehearse(manager, resumed.entry(), str(resumed.path), args.verbose)
 
 
-def _check_log_folder(folder: Path) -> None:
+def _check_folder(flag: str, given: str | None, inside: str = "") -> None:
+    """Refuse a folder that can't be made or written to; nothing is made."""
+    if not given:
+        return
+    folder = Path(given, EnvironmentName(inside))
     there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         why = "may not be written to" if there.is_dir() else "is no folder"
-        raise ConfigError(f"--log-folder {folder}: {there} {why}")
+        raise ConfigError(f"{flag} {given}: {there} {why}")
 
 
 def _import_packages(names: list[str]) -> None:

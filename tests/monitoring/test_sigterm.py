@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sb3_trpo_ext.monitoring import sigterm
 from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm, GracefulStop
 
 BOTH = (signal.SIGTERM, signal.SIGINT)
@@ -95,3 +98,84 @@ def test_a_process_that_is_forked_off_only_ends(called: list[str]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
     assert not Path("asked").exists()
     stop.remove()
+
+
+PATIENCE = 0.3
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sigterm, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(sigterm, "LOOKS_EVERY", 0.02)
+
+
+def asked(number: int, progress: Callable[[], Any], seconds: float, over: BeforeSigterm | None = None) -> float:
+    """Be asked to stop, and run on for some seconds; for how long it did."""
+    stop, begun = GracefulStop(lambda _: None, "it will stop", progress), time.monotonic()
+    stop.install()
+    if over is not None:
+        over.install()
+    try:
+        send(number)
+        while time.monotonic() - begun < seconds:
+            time.sleep(0.01)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if (128 + number) != (130 if isinstance(error, KeyboardInterrupt) else error.code):
+            raise
+    finally:
+        for each in (stop, over):
+            if each is not None:
+                each.remove()
+    return time.monotonic() - begun
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("number", BOTH)
+def test_a_stop_without_progress_is_forced(number: int, called: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert PATIENCE <= asked(number, lambda: 7, 10.0) < 5.0
+    assert called == []
+    first, second = capfd.readouterr().err.split("\n\n")
+    assert first.strip() == (f"TRPO: {signal.Signals(number).name} received: it will stop (a second one stops immediately)")
+    assert second.strip() == "TRPO: no training step was made for 0.3 s: the training is stopped where it is"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("progress", [time.monotonic, lambda: None], ids=["steps are made", "an update runs"])
+def test_what_makes_progress_is_finished(progress: Callable[[], Any], called: list[str]) -> None:
+    assert asked(signal.SIGTERM, progress, 3 * PATIENCE) >= 3 * PATIENCE
+    assert called == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_update_is_finished_and_what_hangs_after_it_is_not_waited_for() -> None:
+    until = time.monotonic() + 2 * PATIENCE
+    took = asked(signal.SIGTERM, lambda: None if time.monotonic() < until else 1, 10.0)
+    assert 2 * PATIENCE + PATIENCE <= took + 0.1 < 5.0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_forced_below_another_handler(called: list[str]) -> None:
+    """Who acts at the end of the process is told by the training that dies."""
+    over = BeforeSigterm(lambda: called.append("W&B"))
+    assert asked(signal.SIGTERM, lambda: 7, 10.0, over) < 5.0
+    assert called == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_force_that_is_swallowed_comes_again() -> None:
+    stop, n_forced = GracefulStop(lambda _: None, progress=lambda: 7), 0
+    stop.install()
+    send()
+    while n_forced < 2:
+        try:
+            time.sleep(10)
+        except SystemExit:
+            n_forced += 1
+    stop.remove()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nothing_is_forced_once_it_is_over(called: list[str]) -> None:
+    assert asked(signal.SIGTERM, lambda: 7, 0.1) < PATIENCE
+    time.sleep(2 * PATIENCE)
+    assert called == []

@@ -121,6 +121,7 @@ COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "seed": (["--seed", "4294967296"], ["seed=4294967296"]),
     "no evaluations": (["--n-eval-envs", "0"], ["n_eval_envs=0"]),
     "log folder": (["-f", "mine.yml/logs"], ["--log-folder mine.yml/logs", "mine.yml is no folder"]),
+    "folder of searches": (["--optimization-log-path", "mine.yml/s"], ["--optimization-log-path mine.yml/s", "is no folder"]),
     "no steps": (["-n", "0"], ["n_timesteps=0", "an integer >= 1"]),
     "no study": (
         ["--trial-id", "3", "--study-name", "s", "--storage", "sqlite:///no.db"],
@@ -165,6 +166,20 @@ def test_a_mistake_in_a_file(case: str, capsys: pytest.CaptureFixture[str]) -> N
     text, parts = FILES[case]
     Path("mine.yml").write_text(text)
     refused(["--conf-file", "mine.yml"], parts, capsys)
+
+
+@pytest.mark.parametrize("given", ["file/tb", "file", "tb"])
+def test_a_tensorboard_folder_that_cannot_be_made(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    Path("tb").mkdir()
+    Path("tb", AT_HOME).touch()
+    before = sorted(Path().rglob("*"))
+    assert run(["train", "--env", AT_HOME, "-tb", given]) == 2
+    said = capsys.readouterr().err
+    assert f"sb3_trpo_ext: --tensorboard-log {given}: " in said
+    assert said.endswith(" is no folder\n")
+    assert said.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.parametrize("case", COMMANDS)

@@ -13,7 +13,7 @@ from rl_zoo3 import exp_manager
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3.checkpoint_files import newest_whole
 from sb3_trpo_ext.zoo.cli import run
-from sb3_trpo_ext.zoo.full_disk import DiskError, disk_errors
+from sb3_trpo_ext.zoo.endings import EndedError, told_in_one_line
 
 TASK = "Pendulum-v1"
 TRAIN = [
@@ -36,7 +36,8 @@ def test_what_ends_a_training_is_one_line_and_the_run_goes_on(
     folder = Path("logs/trpo", f"{TASK}_1")
     line = "sb3_trpo_ext: training has ended: [Errno 28] No space left on device (in _on_step, callbacks.py line "
     assert line in said
-    assert f"The newest checkpoint is of update 2 (256 steps): make room, then --resume {folder} goes on." in said
+    resume = f"`python -m sb3_trpo_ext train --env {TASK} --resume {folder}` resumes from it."
+    assert f"Make room first. The newest checkpoint is of update 2 (256 steps): {resume}" in said
     assert "Traceback" not in said
     assert run([*TRAIN, "--resume", str(folder)]) == 0
     assert (folder / f"{TASK}.zip").exists()
@@ -50,13 +51,13 @@ def test_a_model_that_cannot_be_saved(capsys: pytest.CaptureFixture[str], monkey
 
     monkeypatch.setattr(TRPO, "save", named)
     assert run([*TRAIN, "--eval-freq", "-1"]) == 1
-    assert "The newest checkpoint is of update 6 (768 steps): make room, then --resume" in capsys.readouterr().err
+    assert "The newest checkpoint is of update 6 (768 steps): `python -m sb3_trpo_ext" in capsys.readouterr().err
 
 
 def test_without_a_checkpoint_and_other_errors(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match="has no whole checkpoint: make room, and begin anew"), disk_errors(tmp_path):
+    with pytest.raises(EndedError, match="has no checkpoint: begin a new run"), told_in_one_line(TASK, tmp_path):
         full()
-    with pytest.raises(FileNotFoundError), disk_errors(tmp_path):
+    with pytest.raises(FileNotFoundError), told_in_one_line(TASK, tmp_path):
         Path(tmp_path, "nothing").read_text()
 
 
