@@ -15,7 +15,7 @@ import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this modul
 from sb3_trpo_ext.sb3.errors import CheckpointError, RanksError
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv
-from sb3_trpo_ext.zoo import convert_config, preflight, pretrained
+from sb3_trpo_ext.zoo import convert_config, preflight, pretrained, screen
 from sb3_trpo_ext.zoo.experiment import planned
 from sb3_trpo_ext.zoo.full_disk import DiskError
 from sb3_trpo_ext.zoo.plan import Plan, own_flags
@@ -101,6 +101,9 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
             arguments, suffix = _agent(name, arguments)
         except ValueError as error:
             return _fail(str(error))
+        screen.install()
+    if name in PLOTS.values():
+        screen.say_figures()
     if name == "train":
         use_fast_wrappers()
         if {"-h", "--help"} & set(arguments):
