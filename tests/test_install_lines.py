@@ -121,7 +121,12 @@ def zoo(fresh: Fresh) -> None:
     fresh.run_page("docs/zoo.md", change)
     assert "joint" in (fresh.folder / "my_trpo_joint.yml").read_text()
     assert len(list(fresh.folder.glob("logs/trpo/Hopper-v5_*/Hopper-v5.zip"))) == 3
-    fresh.run("-m", "sb3_trpo_ext", "plots", "train", "--env", "Hopper-v5", codes=(2,))
+    # What another extra would bring is named in one line.
+    fresh.run("-m", "sb3_trpo_ext", "train", "--env", "CartPole-v1", "-n", str(FEW))
+    for words, brings in ((["plots", "train"], "rl-zoo3[plots]"), (["record_video"], "sb3-trpo-ext[zoo,doctor,envs]")):
+        said = fresh.run("-m", "sb3_trpo_ext", *words, "--env", "CartPole-v1", codes=(2,))
+        assert f"pip install '{brings}'" in said
+        assert "Traceback" not in said
 
 
 def doctor(fresh: Fresh) -> None:
@@ -204,9 +209,9 @@ def test_every_install_line_is_tried(repo: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with torch in it, which comes first; made once for all workers."""
-    folder = tmp_path_factory.getbasetemp()
+    repo, folder = Path(__file__).parents[1], tmp_path_factory.getbasetemp()
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     made = shared / "with_torch"
     with FileLock(shared / "with_torch.lock"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from gymnasium.error import DependencyNotInstalled
 from rl_zoo3 import exp_manager
 
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
@@ -118,7 +119,7 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     try:
         with planned(plan):
             _entry(SCRIPTS[name])()
-    except (ModuleNotFoundError, DiskError, AssertionError, ValueError) as error:
+    except (ModuleNotFoundError, DependencyNotInstalled, DiskError, AssertionError, ValueError) as error:
         line = _in_one_line(error)
         if line is None:
             raise
@@ -152,6 +153,8 @@ def _in_one_line(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         plots = error.name in ("seaborn", "rliable")
         return f"the Zoo's plots need {error.name}: pip install 'rl-zoo3[plots]'" if plots else None
+    if isinstance(error, DependencyNotInstalled):
+        return f"{error} (for gymnasium's own tasks: pip install 'sb3-trpo-ext[zoo,doctor,envs]')"
     if isinstance(error, ConfigError | CheckpointError | DiskError):
         return str(error)
     raised_in = traceback.extract_tb(error.__traceback__)[-1].name

@@ -101,7 +101,7 @@ def prepare(env_id: str, render_mode: str | None) -> None:
     if render_mode == "human" and not has_screen(env_id):
         raise ConfigError(
             f"{env_id} would be shown in a window, and there is no screen (DISPLAY and WAYLAND_DISPLAY name none that works): "
-            f"add --no-render for the returns alone, or film it: python -m sb3_trpo_ext record_video --env {env_id}"
+            "add --no-render for the returns alone, or film it: record_video instead of enjoy"
         )
     if render_mode in ("human", None) or _glfw_works():
         return

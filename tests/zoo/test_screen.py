@@ -120,7 +120,7 @@ def test_a_window_is_refused_in_one_line_and_nothing_is_made(
     err = capsys.readouterr().err
     assert err.startswith("sb3_trpo_ext: Hopper-v5 would be shown in a window, and there is no screen")
     assert "add --no-render" in err
-    assert "python -m sb3_trpo_ext record_video --env Hopper-v5" in err
+    assert "record_video instead of enjoy" in err
     assert err.count("\n") == 1
     assert list(Path().iterdir()) == []
 
