@@ -170,6 +170,8 @@ def notebook(fresh: Fresh) -> None:
         for cell in json.loads((fresh.repo / "notebooks/hopper.ipynb").read_text())["cells"]
         if cell["cell_type"] == "code"
     ]
+    (also,) = re.findall(r'^# %pip install "[^"]*" (.+)$', "".join(cells[0]["source"]), re.MULTILINE)
+    pip_install(Path(fresh.python).parents[1], fresh.repo, *also.split())
     script = "\n\n".join("".join(cell["source"]) for cell in cells)
     assert script.count("24_576") == script.count("32_768") == 1
     fresh.run("-c", script.replace("24_576", "4_096").replace("32_768", "6_144"))
