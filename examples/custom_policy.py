@@ -8,6 +8,9 @@ the action distribution, not from names: here one tower is shared, and nothing i
 """
 
 import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the threads of a small network only wait for one another
 
 import torch
 from gymnasium import spaces

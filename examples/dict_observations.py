@@ -7,6 +7,9 @@ The numbers are normalised, the picture is not (`norm_obs_keys`): SB3 divides pi
 """
 
 import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the threads of a small network only wait for one another
 
 import gymnasium as gym
 import numpy as np

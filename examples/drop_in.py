@@ -5,6 +5,9 @@ The same script with sb3_contrib.TRPO and with ours: only the import differs.
 """
 
 import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the threads of a small network only wait for one another
 
 import sb3_contrib
 from stable_baselines3.common.env_util import make_vec_env

@@ -9,8 +9,11 @@ for one robot is no reason to wait for the next.
 """
 
 import argparse
+import os
 import time
 from collections import deque
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the threads of a small network only wait for one another
 
 import gymnasium as gym
 import numpy as np

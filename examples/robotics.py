@@ -8,6 +8,9 @@ MuJoCo 4.0 beside NumPy 2.4: gymnasium-robotics 1.4.2 compares an enum with a Nu
 """
 
 import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the threads of a small network only wait for one another
 
 import gymnasium as gym
 import gymnasium_robotics

@@ -5,11 +5,13 @@ Start it as often as there are idle cores, on any machine that sees the journal:
 stopped and started again. The RL Zoo does the same without a script (docs/many_machines.md), and
 W&B's sweeps are in docs/wandb.md.
 
-    OMP_NUM_THREADS=1 python examples/sweep.py --steps 50000 --trials 50
+    python examples/sweep.py --steps 50000 --trials 50
 """
 
 import argparse
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the threads of a small network only wait for one another
 
 import numpy as np
 import optuna

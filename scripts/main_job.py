@@ -134,7 +134,7 @@ def train(env: str, steps: int, seed: int) -> tuple[Run, int]:
     name = EnvironmentName(env)
     run = Run(env, LOGS / "trpo" / f"{name}_{get_latest_run_id(str(LOGS / 'trpo'), name) + 1}", uuid.uuid4().hex[:8])
     command = [sys.executable, "-m", "sb3_trpo_ext", "train", "--env", env, "-n", str(steps), "--seed", str(seed)]
-    command += ["-f", str(LOGS), "--progress", "--verbose", "0", "--num-threads", "1"]
+    command += ["-f", str(LOGS), "--progress", "--verbose", "0"]
     tracked = importlib.util.find_spec("wandb") is not None
     command += ["--track"] if tracked else ["--tensorboard-log", "runs"]
     environ = {**os.environ, "WANDB_RUN_ID": run.wandb_id}
@@ -243,15 +243,19 @@ def next_commands(run: Run, board: str) -> dict[str, str]:
     :param board: folder of its TensorBoard files
     :return: command lines by title
     """
+    from sb3_trpo_ext.zoo import screen  # not at the top: see `train`
+
     python = _python()
     advantages = run.folder / "advantages.npy"
     agent = f"--env {run.env} --exp-id {run.folder.name.rsplit('_', 1)[-1]}"
-    offscreen = "MUJOCO_GL=egl " if "mujoco" in str(gym.spec(run.env).entry_point) else ""
-    commands = {
-        "Watch it:": f"{python} -m sb3_trpo_ext enjoy {agent}",
-        "Film it (no screen needed):": f"{offscreen}{python} -m sb3_trpo_ext record_video {agent} -n 400",
-        "Learning curves:": f"{python} -m tensorboard.main --logdir {_shown(board)}",
-    }
+    watch, film = f"{python} -m sb3_trpo_ext enjoy {agent}", f"{python} -m sb3_trpo_ext record_video {agent} -n 400"
+    if screen.has_screen(run.env):
+        commands = {"Watch it:": watch, "Film it:": film}
+    elif screen.uses_mujoco(run.env) and screen.renderer() is None:
+        commands = {f"Its returns ({screen.no_renderer()}, to film it):": f"{watch} --no-render"}
+    else:
+        commands = {"Film it (there is no screen for a window):": film, "Its returns:": f"{watch} --no-render"}
+    commands["Learning curves:"] = f"{python} -m tensorboard.main --logdir {_shown(board)}"
     if advantages.is_file():
         look = f"import numpy as np; print(np.load('{advantages}'))"
         commands["Advantages of each update (mean, std, min, 5 %, 50 %, 95 %, max):"] = f'{python} -c "{look}"'

@@ -122,7 +122,7 @@ A {ENV} comes with the package, so that there is something to watch before anyth
 ```
 python -m sb3_trpo_ext enjoy --env {ENV} --pretrained                # in a window
 python -m sb3_trpo_ext enjoy --env {ENV} --pretrained --no-render    # returns only
-python -m sb3_trpo_ext record_video --env {ENV} --pretrained         # a film in logs/videos; MUJOCO_GL=egl without a screen
+python -m sb3_trpo_ext record_video --env {ENV} --pretrained         # a film in logs/videos; needs no screen
 ```
 
 | actions | mean return | std | worst | median | best |

@@ -13,6 +13,7 @@ import argparse
 import csv
 import ctypes
 import gc
+import os
 import resource
 import sys
 import tempfile
@@ -22,6 +23,8 @@ import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from evidence.provenance import provenance

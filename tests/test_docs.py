@@ -145,20 +145,3 @@ def test_the_examples_of_the_pages_run(repo: Path, tmp_path: Path) -> None:
     said = (tmp_path / "output.txt").read_text()
     assert "0 failures in tests" in said
     assert int(re.findall(r"(\d+) tests?\n", said)[-1]) > 20
-
-
-@pytest.mark.slow
-def test_every_command_of_the_quickstart_runs(repo: Path, tmp_path: Path) -> None:
-    page = repo / "docs/quickstart.md"
-    ours = [words[1:] for words in pages.commands(page) if words[0] == "python"]
-    assert len(ours) == 7
-    (script,) = pages.blocks(page, "python")
-    for words in [*ours, ["-c", script]]:
-        if "replay" in words:  # which alarm there is, if any, may differ between processors
-            dumps = sorted(tmp_path.glob("logs/trpo/CartPole-v1_1/dumps/*.json"))
-            if not dumps:
-                continue
-            words = [*words[:-1], str(dumps[0])]
-        pages.run(words, repo, tmp_path)
-    for name in ("report.html", "cartpole.zip", "logs/trpo/CartPole-v1_1/videos"):
-        assert (tmp_path / name).exists(), name

@@ -1,16 +1,12 @@
-"""The README: its links lead somewhere, and what it says to type works."""
+"""The README: its links lead somewhere, and what it says to type exists; ``tests/test_install_lines.py`` runs it."""
 
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests import pages
-
-# Enough for an update or two. All else in a command stays as it stands.
-FEW, FEW_MORE = 2_048, 4_096
 
 
 @pytest.fixture
@@ -39,7 +35,7 @@ def test_make_knows_its_targets(readme: Path) -> None:
 
 
 def test_pip_is_asked_for_extras_that_there_are(readme: Path) -> None:
-    """Nothing is installed here; ``tests/test_package.py`` does, slowly."""
+    """Nothing is installed here; ``tests/test_install_lines.py`` does, slowly."""
     asked = re.findall(r"pip install .*", readme.read_text())
     extras = {extra for line in asked for names in re.findall(r"\[([\w,]+)\]", line) for extra in names.split(",")}
     there = (readme.parent / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
@@ -49,24 +45,3 @@ def test_pip_is_asked_for_extras_that_there_are(readme: Path) -> None:
 
 def test_no_command_is_left_out(readme: Path) -> None:
     assert {words[0] for words in pages.commands(readme)} == {"make", "python", "torchrun"}
-
-
-@pytest.mark.slow
-def test_every_command_and_the_code_runs(readme: Path, tmp_path: Path) -> None:
-    (script,) = pages.blocks(readme, "python")
-    assert "learn(100_000," in script
-    pages.run(["-c", script.replace("100_000", str(FEW))], readme.parent, tmp_path)
-
-    (entry,) = pages.blocks(readme, "yaml")
-    assert set(yaml.load(entry, yaml.CSafeLoader)) == {"Hopper-v5"}
-    (tmp_path / "my_trpo.yml").write_text(entry)
-    for words in pages.commands(readme):
-        if words[0] not in ("python", "torchrun"):
-            continue
-        launcher = ["-m", "torch.distributed.run"] if words[0] == "torchrun" else []
-        steps = ["-n", str(FEW_MORE if "--resume" in words else FEW)] if "--env" in words else []
-        pages.run([*launcher, *words[1:], *steps], readme.parent, tmp_path)
-    assert (tmp_path / "report.html").exists()
-    # --resume goes on in the folder of the run before.
-    assert len(list(tmp_path.glob("logs/trpo/Hopper-v5_*/Hopper-v5.zip"))) == 5
-    assert list(tmp_path.glob("wandb/offline-run-*"))

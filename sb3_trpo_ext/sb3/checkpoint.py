@@ -9,11 +9,13 @@ is made for 30 s (in an evaluation, or a callback). A second signal ends the pro
 from __future__ import annotations
 
 import io
+import os
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
@@ -195,12 +197,12 @@ def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: 
     :param env: made as that of the interrupted run
     :param device: of the policy
     :param \**changes: attributes to change, as in SB3's ``load``
-    :return: the model; its next ``learn`` goes on
+    :return: the model; its next ``learn`` goes on, with the number of threads that torch had then
     :raises CheckpointError: if there is no whole checkpoint
     """
     ranks = join()
     try:
-        found: tuple[bytes, bytes, Path] | None = None
+        found: tuple[bytes, bytes, Path, Any] | None = None
         with ranks.together("reading the checkpoint"):
             if ranks.rank == 0:
                 found = _read_newest(Path(folder))
@@ -209,13 +211,34 @@ def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: 
     finally:
         ranks.leave()
     assert found is not None, "or rank 0 would have raised"
-    saved, pickled, home = found
+    saved, pickled, home, threads = found
+    use_threads(threads)
     model = cls.load(io.BytesIO(saved), env=env, device=device, force_reset=False, **changes)
     model._resumption = Resumption(read_state(pickled), home, model)
     return model
 
 
-def _read_newest(folder: Path) -> tuple[bytes, bytes, Path]:
+def use_threads(then: Any) -> None:
+    """
+    Have torch use as many threads as the run did: another number rounds otherwise.
+
+    :param then: their number; None: the checkpoint does not say it, and nothing is changed
+    """
+    here, now = os.cpu_count() or 1, torch.get_num_threads()
+    if not isinstance(then, int) or then == now:
+        return
+    if 1 <= then <= here:
+        torch.set_num_threads(then)
+        return
+    warnings.warn(
+        f"TRPO: the run had {then} threads, and this machine has {here} processors: it goes on with {now} threads. The "
+        "numbers will not be those of a run that was not interrupted.",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def _read_newest(folder: Path) -> tuple[bytes, bytes, Path, Any]:
     found, passed_over = newest_whole(folder)
     for name, reason in passed_over.items():
         warnings.warn(f"TRPO: checkpoint {name} is passed over: {reason}", UserWarning, stacklevel=4)
@@ -224,4 +247,5 @@ def _read_newest(folder: Path) -> tuple[bytes, bytes, Path]:
             f"{folder}: there is no whole checkpoint to resume from (Checkpoints() among the callbacks writes them)."
         )
     # Checked once more, all of it, before anything is unpickled.
-    return found.read(MODEL_NAME), found.read(STATE_NAME), found.path.parent.absolute()
+    threads = (found.about.get("build") or {}).get("threads")
+    return found.read(MODEL_NAME), found.read(STATE_NAME), found.path.parent.absolute(), threads

@@ -145,7 +145,7 @@ def about(model: TRPO, root: BaseCallback) -> dict[str, Any]:
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": model.seed,
         "wandb_run": _wandb_run(),
-        "build": _build(),
+        "build": {**_build(), "threads": torch.get_num_threads()},  # which may be another than at the last checkpoint
     }
 
 

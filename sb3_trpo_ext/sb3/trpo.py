@@ -508,7 +508,8 @@ class TRPO(sb3_contrib.TRPO):
         Go on from the newest whole checkpoint of a run (``Checkpoints`` writes them); others are passed over with a warning.
 
         The next ``learn`` is given the arguments of the one that was interrupted, among them the number of steps of the whole
-        training. A checkpoint holds pickles: as with ``load``, resume only from files that you trust.
+        training. From here on torch uses as many threads as it did then. A checkpoint holds pickles: as with ``load``, resume
+        only from files that you trust.
 
         :param folder: the run's folder, or that of its checkpoints
         :param env: the training environment, made as it was for that run

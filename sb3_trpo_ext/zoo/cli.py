@@ -10,13 +10,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from gymnasium.error import DependencyNotInstalled
 from rl_zoo3 import exp_manager
 
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
 from sb3_trpo_ext.sb3.errors import CheckpointError, RanksError, WorkerError
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv
-from sb3_trpo_ext.zoo import convert_config, preflight, pretrained
+from sb3_trpo_ext.zoo import convert_config, preflight, pretrained, screen
 from sb3_trpo_ext.zoo.endings import EndedError
 from sb3_trpo_ext.zoo.experiment import planned
 from sb3_trpo_ext.zoo.plan import Plan, own_flags
@@ -103,6 +104,8 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
             arguments, suffix = _agent(name, arguments)
         except ValueError as error:
             return _fail(str(error))
+    if name in PLOTS.values():
+        screen.say_figures()
     if name == "train":
         use_fast_wrappers()
         if {"-h", "--help"} & set(arguments):
@@ -119,7 +122,7 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     try:
         with planned(plan), own_statistics(name) if name in pretrained.SCRIPTS else nullcontext():
             _entry(SCRIPTS[name])()
-    except (ModuleNotFoundError, EndedError, WorkerError, AssertionError, ValueError) as error:
+    except (ModuleNotFoundError, DependencyNotInstalled, EndedError, WorkerError, AssertionError, ValueError) as error:
         line = _in_one_line(error)
         if line is None:
             raise
@@ -153,6 +156,8 @@ def _in_one_line(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         plots = error.name in ("seaborn", "rliable")
         return f"the Zoo's plots need {error.name}: pip install 'rl-zoo3[plots]'" if plots else None
+    if isinstance(error, DependencyNotInstalled):
+        return f"{error} (for gymnasium's own tasks: pip install 'sb3-trpo-ext[zoo,doctor,envs]')"
     if isinstance(error, ConfigError | CheckpointError | EndedError | WorkerError):
         return str(error)
     raised_in = traceback.extract_tb(error.__traceback__)[-1].name

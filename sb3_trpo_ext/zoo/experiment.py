@@ -14,6 +14,7 @@ from pprint import pprint
 from typing import Any
 
 import rl_zoo3.train
+import torch
 from rl_zoo3 import exp_manager
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import get_latest_run_id
@@ -29,6 +30,7 @@ from sb3_trpo_ext.sb3.model_files import STATISTICS_NAME, replace_file, statisti
 from sb3_trpo_ext.sb3.rank_training import callbacks_of
 from sb3_trpo_ext.zoo.endings import first_raised, resuming, told_in_one_line
 from sb3_trpo_ext.zoo.plan import Plan
+from sb3_trpo_ext.zoo.threads import choose_threads
 
 
 @contextmanager
@@ -147,12 +149,22 @@ class Experiment(ExperimentManager):
             super()._save_config(saved_hyperparams)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        asked, before = self.args.num_threads, torch.get_num_threads()
         if self.plan.run is None:
-            return super()._load_pretrained_agent(hyperparams, env)
+            model = super()._load_pretrained_agent(hyperparams, env)
+            choose_threads(model.policy, asked)
+            return model
         with warnings.catch_warnings():
             # Said before, in lines of our own.
             warnings.filterwarnings("ignore", message="TRPO: checkpoint .* is passed over")
-            return TRPO.resume(self.plan.run, env=env, device=self.device)
+            resumed = TRPO.resume(self.plan.run, env=env, device=self.device)
+        if asked > 0:
+            torch.set_num_threads(asked)
+        elif torch.get_num_threads() != before:
+            print(
+                f"--resume: torch's number of threads is {torch.get_num_threads()}, as it was when the checkpoint was written"
+            )
+        return resumed
 
     def learn(self, model: BaseAlgorithm) -> None:
         """

@@ -28,6 +28,7 @@ from sb3_trpo_ext.zoo.entry import check_entry
 from sb3_trpo_ext.zoo.rehearsal import manager_of, rehearse, silent
 from sb3_trpo_ext.zoo.resumed import Resumed
 from sb3_trpo_ext.zoo.study import check_trial
+from sb3_trpo_ext.zoo.threads import choose_threads
 from sb3_trpo_ext.zoo.wandb_mode import say_wandb_mode
 from sb3_trpo_ext.zoo.yaml_files import ConfigError, read_yaml
 
@@ -154,7 +155,9 @@ def check(args: argparse.Namespace, resumed: Resumed | None = None) -> None:
     manager = manager_of(args)
     entry, where = _entry(manager, args, entries)
     check_entry(entry, where)
-    rehearse(manager, entry, where, args.verbose)
+    model = rehearse(manager, entry, where, args.verbose)
+    if model is not None:
+        choose_threads(model.policy, args.num_threads)
     if entries is not None and args.env not in entries and not where.endswith("atari"):
         print(
             f"sb3_trpo_ext: {args.conf_file} has no entry {args.env}{maybe(args.env, entries)}: `default` is used",

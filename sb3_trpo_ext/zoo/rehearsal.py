@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_trpo_ext.zoo.yaml_files import ConfigError
 
@@ -58,14 +59,15 @@ def manager_of(args: argparse.Namespace) -> ExperimentManager:
     )
 
 
-def rehearse(manager: ExperimentManager, entry: dict[str, Any], where: str, verbose: int) -> None:
+def rehearse(manager: ExperimentManager, entry: dict[str, Any], where: str, verbose: int) -> BaseAlgorithm | None:
     """
-    Make one environment and the model, and close them again.
+    Make one environment and the model, and close the environment again.
 
     :param manager: the Zoo's
     :param entry: what it has read
     :param where: that stands, for the message
     :param verbose: from 2, an error keeps its traceback
+    :return: the model; None where a training goes on, whose model is loaded
     :raises ConfigError: if one of them can't be made
     """
     opened: list[Any] = []
@@ -83,8 +85,9 @@ def rehearse(manager: ExperimentManager, entry: dict[str, Any], where: str, verb
             manager.env_wrapper = remembered
             venv = manager.create_envs(1, no_log=True)
             what = "the model can't be made"
-            if not manager.continue_training:
-                ALGOS[manager.algo](env=venv, device=manager.device, verbose=0, **hyperparams)
+            if manager.continue_training:
+                return None
+            return ALGOS[manager.algo](env=venv, device=manager.device, verbose=0, **hyperparams)
     except Exception as error:  # whatever an environment of anybody's raises
         if verbose >= 2:
             raise

@@ -1,4 +1,4 @@
-"""What ``enjoy`` and ``record_video`` show: the run that is meant, and a model with its own statistics."""
+"""What ``enjoy`` and ``record_video`` show: the run that is meant, a model with its own statistics, and on what screen."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rl_zoo3.utils import EnvironmentName, create_test_env, get_model_path
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.sb3.model_files import STATISTICS_NAME, statistics_in
+from sb3_trpo_ext.zoo import screen
 from sb3_trpo_ext.zoo.runs import newest_run
 
 MODULES = {"enjoy": "rl_zoo3.enjoy"}
@@ -62,15 +63,15 @@ class _Shown:
         return found
 
     def create_test_env(self, env_id: str, *, stats_path: str | None = None, **named: Any) -> VecEnv:
-        """The Zoo's, which reads the statistics in a folder: those of the model are put into one."""
+        """The Zoo's, on the screen that there is. It reads the statistics in a folder: those of the model are put into one."""
         content = None if self.model is None else statistics_in(self.model)
         if content is None or stats_path is None:
             if stats_path is not None and Path(stats_path, STATISTICS_NAME).is_file() and not self.is_final:
                 self._warn(Path(stats_path, STATISTICS_NAME))
-            return create_test_env(env_id, stats_path=stats_path, **named)
+            return screen.create_test_env(env_id, stats_path=stats_path, **named)
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, STATISTICS_NAME).write_bytes(content)
-            return create_test_env(env_id, stats_path=folder, **named)
+            return screen.create_test_env(env_id, stats_path=folder, **named)
 
     def _warn(self, used: Path) -> None:
         print(

@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.zoo import screen
 from tests.monitoring.reports import make_report
 
 ROW = {"status": "accepted", "kl": 0.029, "kl_joint": 0.029, "target_kl": 0.03, "kl_reduction": "joint"}
@@ -57,10 +58,38 @@ def test_the_screen_counts_updates_and_shows_the_largest_kl(main_job: ModuleType
     text = console.file.getvalue()
     for part in ("20.0 ± 1.0", "900.2 ± 7.0", "2 accepted of 3", "0.029, bound 0.03 (joint)", "logs/trpo/Hopper-v5_3"):
         assert part in text
-    assert "record_video --env Hopper-v5 --exp-id 3" in text
     mean = {**ROW, "kl": 0.009, "kl_joint": 0.027, "target_kl": 0.01, "kl_reduction": "mean"}
     (run.folder / "updates.jsonl").write_text(json.dumps(mean))
     assert ("largest KL", "0.009, bound 0.01 (mean over action dimensions; joint: 0.027)") in main_job.trust_region(run)
+
+
+@pytest.mark.parametrize(
+    ("window", "renderer", "env_id", "advised", "not_advised"),
+    [
+        (True, None, "Hopper-v5", ["enjoy {}", "record_video {} -n 400"], ["--no-render"]),
+        (False, "egl", "Hopper-v5", ["enjoy {} --no-render", "record_video {} -n 400"], []),
+        (False, None, "Hopper-v5", ["enjoy {} --no-render"], ["record_video"]),
+        (False, None, "CartPole-v1", ["enjoy {} --no-render", "record_video {} -n 400"], []),
+    ],
+    ids=["a screen", "none, but EGL", "neither", "neither, and pygame"],
+)
+def test_only_what_works_on_this_machine_is_advised(
+    main_job: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    window: bool,
+    renderer: str | None,
+    env_id: str,
+    advised: list[str],
+    not_advised: list[str],
+) -> None:
+    monkeypatch.setattr(screen, "has_screen", lambda _: window)
+    monkeypatch.setattr(screen, "renderer", lambda: renderer)
+    commands = main_job.next_commands(main_job.Run(env_id, Path(f"logs/trpo/{env_id}_3"), "abc"), "runs")
+    lines = [line.partition(" -m sb3_trpo_ext ")[2] for line in commands.values()]
+    assert [line.format(f"--env {env_id} --exp-id 3") for line in advised] == sorted(filter(None, lines))
+    text = str(commands)
+    assert not any(words in text for words in [*not_advised, "MUJOCO_GL=egl"])
+    assert ("apt-get install" in text) is (not window and renderer is None and env_id == "Hopper-v5")
 
 
 def test_missing_reports_are_no_crash(main_job: ModuleType) -> None:
@@ -105,6 +134,7 @@ def test_the_doctor_has_the_last_word(main_job: ModuleType) -> None:
 
 def test_commands_name_the_python_that_ran_it(main_job: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished_run(main_job, [make_report(1).to_json(), ""])
+    monkeypatch.setattr(screen, "renderer", lambda: None)
 
     def lines() -> list[str]:
         console = Console(file=io.StringIO(), width=80)
