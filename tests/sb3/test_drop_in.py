@@ -11,39 +11,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_trpo_ext import TRPO
 from tests.sb3.spaces import Nothing, Witness, collect, make_env, make_model, same, state_of
 
-OURS = {
-    "kl_reduction": None,
-    "cg_precision": "mixed",
-    "cg_preconditioner": "none",
-    "cg_rtol": 1e-10,
-    "adaptive_damping": True,
-    "cg_damping_range": None,
-    "max_critic_updates": None,
-    "critic_tolerance": None,
-    "min_explained_variance": None,
-    "on_stale_batch": "raise",
-    "on_nonfinite": "raise",
-    "fisher_chunk_size": None,
-    "log_folder": None,
-    "warn_on_risky": True,
-    "final_target_kl": None,
-}
-
-
-def test_the_constructors_arguments() -> None:
-    theirs = list(inspect.signature(sb3_contrib.TRPO.__init__).parameters.values())
-    mine = list(inspect.signature(TRPO.__init__).parameters.values())
-    assert len(theirs) == 1 + 26
-    shared, added = mine[: len(theirs)], mine[len(theirs) :]
-    assert [(p.name, p.default, p.kind) for p in shared] == [(p.name, p.default, p.kind) for p in theirs]
-    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in added)
-    assert {p.name: p.default for p in added} == OURS
-    for method in ("learn", "collect_rollouts", "predict", "save", "load"):
-        signatures = [inspect.signature(getattr(cls, method)) for cls in (TRPO, sb3_contrib.TRPO)]
-        assert [(p.name, p.default) for p in signatures[0].parameters.values()] == [
-            (p.name, p.default) for p in signatures[1].parameters.values()
-        ]
-
 
 def test_every_argument_arrives_by_position() -> None:
     values = ["MlpPolicy", make_env(), 2e-3, 16, 8, 0.9, 7, 0.2, 0.5, 4, 3, 0.8, True, 2, None, {}, False, 0.02, 2, 50, None]
