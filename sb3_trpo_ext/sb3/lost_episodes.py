@@ -4,7 +4,8 @@ Episodes that end above their Monitor, which therefore never says so: a TimeLimi
 SB3's ``evaluate_policy`` counts what a Monitor reports, and would wait forever; ``rollout/ep_rew_mean`` would stay empty.
 Where an episode ends and its Monitor was reset without having reported it, the report (``info["episode"]``) is supplied here,
 from the rewards that come out of all wrappers of the environment. Where the Monitor was not reset (a life is lost in an Atari
-game), the episode continues, as in SB3.
+game), the episode continues, as in SB3. A Monitor in another process is not asked, since a wrapper outside of it may answer in
+its place, or raise, which ends the worker: there an episode counts as lost if it was cut off by a time limit.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_trpo_ext.sb3.errors import EpisodeError
 from sb3_trpo_ext.sb3.finiteness import NON_FINITE
@@ -25,8 +26,14 @@ ENDINGS = 1000
 """Endings in a row within one episode of a Monitor, after which an evaluation is taken to be endless; Atari games have up to
 about ten lives."""
 
-REWARDS, STEPS = "rewards", "get_total_steps"
-"""Of a Monitor: an attribute, the rewards since it was reset; a method, the number of steps that it has ever seen."""
+UNSEEN = np.iinfo(np.int64).min
+"""Length of an episode in another process that began before anybody looked; it stays negative."""
+
+
+def _monitor_of(env: Any) -> Monitor:
+    while not isinstance(env, Monitor):
+        env = env.env
+    return env
 
 
 class LostEpisodes:
@@ -39,6 +46,7 @@ class LostEpisodes:
     def __init__(self, venv: VecEnv):
         self._venv = venv
         self._monitored: bool | None = None
+        self._monitors: list[Monitor] | None = None
         self._warned = False
         self._n_endings: Counter[int] = Counter()
         # By environment, after an ending: the number of the step at which its Monitor's episode has begun.
@@ -50,7 +58,7 @@ class LostEpisodes:
 
     def reset(self) -> None:
         """All episodes begin anew."""
-        self._begin(None, None)
+        self._begin(np.zeros(self._venv.num_envs), np.zeros(self._venv.num_envs, np.int64))
         self._n_endings.clear()
         self._marks.clear()
 
@@ -67,6 +75,8 @@ class LostEpisodes:
         """
         if self._monitored is None:
             self._monitored = self._has_monitors()
+            if self._monitored and isinstance(self._venv, DummyVecEnv):
+                self._monitors = [_monitor_of(env) for env in self._venv.envs]
         if not self._monitored:
             return infos
         ended = np.flatnonzero(dones).tolist() if np.count_nonzero(dones) else []
@@ -76,9 +86,9 @@ class LostEpisodes:
             if "episode" in infos[index]:
                 self._n_endings[index] = 0
                 self._marks.pop(index, None)
-            elif self._was_reset(index):
-                # The return of an episode that was ended because it was not finite would mean nothing.
-                if NON_FINITE not in infos[index]:
+            elif self._is_lost(index, infos[index]):
+                # A return means nothing if the episode was ended because it was not finite, or nobody saw it begin.
+                if NON_FINITE not in infos[index] and self._lengths[index] >= 0:
                     reported[index] = {**infos[index], "episode": self._episode(index)}
                     self._warn(index, evaluates)
             elif evaluates:
@@ -92,12 +102,13 @@ class LostEpisodes:
         except (NotImplementedError, AttributeError):
             return False  # a VecEnv of somebody's own may know no single environments
 
-    def _was_reset(self, index: int) -> bool:
+    def _is_lost(self, index: int, info: dict[str, Any]) -> bool:
         """Whether a Monitor has begun another episode. Its reset may have made steps already (no-ops in Atari games)."""
-        [rewards] = self._venv.get_attr(REWARDS, [index])
-        [n_steps] = self._venv.env_method(STEPS, indices=[index])
-        before, self._marks[index] = self._marks.get(index), n_steps - len(rewards)
-        return not rewards or before not in (None, self._marks[index])
+        if self._monitors is None:
+            return bool(info.get("TimeLimit.truncated", False))
+        monitor = self._monitors[index]
+        before, self._marks[index] = self._marks.get(index), monitor.get_total_steps() - len(monitor.rewards)
+        return not monitor.rewards or before not in (None, self._marks[index])
 
     def _add(self, rewards: Any, ended: list[int]) -> None:
         if self._returns is not None:
@@ -105,7 +116,10 @@ class LostEpisodes:
             self._lengths += 1
             return
         # Of episodes that began before we were there, this step included.
-        earlier = self._venv.get_attr(REWARDS)
+        if self._monitors is None:
+            self._begin(np.zeros(self._venv.num_envs), np.full(self._venv.num_envs, UNSEEN))
+            return
+        earlier = [monitor.rewards for monitor in self._monitors]
         returns, lengths = np.array([float(sum(each)) for each in earlier]), np.array([len(each) for each in earlier])
         missing = [index for index in ended if not earlier[index]]
         returns[missing], lengths[missing] = np.asarray(rewards)[missing], 1

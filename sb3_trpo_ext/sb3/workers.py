@@ -24,8 +24,17 @@ from sb3_trpo_ext.sb3.errors import WorkerError
 REAPED_WITHIN = 5.0
 """Seconds that the exit code of a dead worker is waited for: a fork server passes it on."""
 
-CLOSED_WITHIN = 5.0
-"""Seconds that the workers left have to finish, where one has died or does not answer; then they are terminated."""
+ANSWERS_WITHIN = 5.0
+"""Seconds that a call which is still under way has to be answered before its worker is taken to hang, when all are closed."""
+
+CLOSED_WITHIN = 30.0
+"""Seconds that workers which answer have to close their environments (a video may have to be written); then they are ended."""
+
+ENDED_WITHIN = 5.0
+"""Seconds that a worker has to end after SIGTERM, and after SIGKILL."""
+
+LOOKS_EVERY = 1_000
+"""Milliseconds between two looks whether a silent worker lives: a process that it has forked keeps its sentinel open."""
 
 HINTS = {
     -getattr(signal, "SIGKILL", 9): "often the system ran out of memory: use fewer environments, or smaller ones",
@@ -49,7 +58,10 @@ class PatientSubprocVecEnv(SubprocVecEnv):
         try:
             super().__init__([partial(_made_patiently, env_fn) for env_fn in env_fns], start_method)
         except (EOFError, ConnectionError):
-            raise WorkerError(_death(0, self.processes[0])) from None
+            text = _death(0, self.processes[0])
+            for process in self.processes:
+                process.terminate()
+            raise WorkerError(text) from None
         watch_workers(self)
 
 
@@ -70,8 +82,10 @@ class WatchedPipe:
 
     def __init__(self, remote: Any, process: Any, index: int):
         self._remote, self._process, self._index = remote, process, index
-        self._answers = _waiter(remote, process.sentinel)
+        self._answers = _waiter(remote, process)
         self.evaluates = False
+        self.waiting = False
+        """Whether a command was sent that is not answered yet."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._remote, name)
@@ -85,6 +99,7 @@ class WatchedPipe:
         """
         try:
             self._remote.send(message)
+            self.waiting = True
         except ConnectionError:
             raise self._error() from None
 
@@ -97,7 +112,9 @@ class WatchedPipe:
         """
         try:
             if self._answers():
-                return self._remote.recv()
+                answer = self._remote.recv()
+                self.waiting = False
+                return answer
         except (EOFError, ConnectionError):
             pass
         raise self._error()
@@ -106,14 +123,21 @@ class WatchedPipe:
         return WorkerError(_death(self._index, self._process, " of the evaluation" if self.evaluates else ""))
 
 
-def _waiter(remote: Any, sentinel: Any) -> Callable[[], bool]:
+def _waiter(remote: Any, process: Any) -> Callable[[], bool]:
     """Make a function that waits until an answer is there (True), or the worker is dead without one (False)."""
     if not hasattr(select, "poll"):  # Windows
-        return lambda: remote in wait([remote, sentinel])
+        return lambda: remote in wait([remote, process.sentinel])
     poller, answer = select.poll(), remote.fileno()
-    for descriptor in (answer, sentinel):
+    for descriptor in (answer, process.sentinel):
         poller.register(descriptor, select.POLLIN)
-    return lambda: any(descriptor == answer for descriptor, _ in poller.poll())
+
+    def answers() -> bool:
+        while True:
+            ready = poller.poll(LOOKS_EVERY)
+            if ready or not process.is_alive():
+                return remote.poll() if not ready else any(descriptor == answer for descriptor, _ in ready)
+
+    return answers
 
 
 def _death(index: int, process: Any, of: str = "") -> str:
@@ -141,33 +165,54 @@ def watch_workers(venv: SubprocVecEnv, evaluates: bool = False) -> None:
     if not isinstance(venv.remotes[0], WatchedPipe):
         pairs = zip(venv.remotes, processes, strict=True)
         venv.remotes = tuple(WatchedPipe(remote, process, index) for index, (remote, process) in enumerate(pairs))
-        venv.close = partial(_close, venv, venv.close)  # type: ignore[method-assign]
+        if type(venv).close is SubprocVecEnv.close:
+            venv.close = partial(_close, venv)  # type: ignore[method-assign]
     for pipe in venv.remotes:
         pipe.evaluates = evaluates
 
 
-def _close(venv: SubprocVecEnv, close: Callable[[], None]) -> None:
-    """As SB3 does; where a worker has died or does not answer, within a bounded time."""
+def _close(venv: SubprocVecEnv) -> None:
+    """As SB3 does, but within a bounded time, whatever a worker does or does not do."""
     if venv.closed:
         return
-    pairs, left = list(zip(venv.remotes, venv.processes, strict=True)), _countdown()
-    alive = all(process.is_alive() for _, process in pairs)
-    if alive and (not venv.waiting or all(remote.poll(left()) for remote, _ in pairs)):
-        close()
-        return
-    left = _countdown()
-    for remote, _ in pairs:
-        with suppress(WorkerError, OSError):
-            remote.send(("close", None))
-    for remote, process in pairs:
-        process.join(left())
-        if process.is_alive():
-            process.terminate()
-            process.join(CLOSED_WITHIN)
+    left = _countdown(ANSWERS_WITHIN)
+    answering = [process.is_alive() and _is_free(remote, left()) for remote, process in _workers(venv)]
+    left = _countdown(CLOSED_WITHIN if all(answering) else ANSWERS_WITHIN)
+    for (remote, _), answers in zip(_workers(venv), answering, strict=True):
+        if answers:
+            with suppress(WorkerError, OSError):
+                remote.send(("close", None))
+    for (remote, process), answers in zip(_workers(venv), answering, strict=True):
+        _end(process, left() if answers else 0.0)
         remote.close()
     venv.closed, venv.waiting = True, False
 
 
-def _countdown() -> Callable[[], float]:
-    until = time.monotonic() + CLOSED_WITHIN
+def _workers(venv: SubprocVecEnv) -> list[tuple[WatchedPipe, Any]]:
+    return list(zip(venv.remotes, venv.processes, strict=True))  # type: ignore[arg-type]
+
+
+def _is_free(pipe: WatchedPipe, seconds: float) -> bool:
+    """Whether a worker listens: a call that was broken off (by Ctrl-C, or a forced stop) may still be under way there."""
+    if not pipe.waiting:
+        return True
+    try:
+        if pipe.poll(seconds):
+            pipe.recv()
+            return True
+    except (WorkerError, OSError):
+        pass
+    return False
+
+
+def _end(process: Any, seconds: float) -> None:
+    process.join(seconds)
+    for end in (process.terminate, process.kill):
+        if process.is_alive():
+            end()
+            process.join(ENDED_WITHIN)
+
+
+def _countdown(seconds: float) -> Callable[[], float]:
+    until = time.monotonic() + seconds
     return lambda: max(0.0, until - time.monotonic())

@@ -133,3 +133,70 @@ def test_the_training_counts_them_too_across_rollouts(loop: str) -> None:
     with pytest.warns(UserWarning, match=f"{ENDS} 0 "):
         model.learn(160, callback=None if loop == "ours" else lambda *_: True)
     assert [(episode["r"], episode["l"]) for episode in model.ep_info_buffer] == [(210.0, 20)] * 8
+
+
+class Hides(gym.Wrapper):
+    """A wrapper outside the Monitor that has something of its own under the Monitor's names."""
+
+    def __init__(self, env: gym.Env, rewards: Any) -> None:
+        super().__init__(env)
+        self._rewards = rewards
+
+    @property
+    def rewards(self) -> Any:
+        if self._rewards is None:
+            raise RuntimeError("nothing yet")
+        return self._rewards
+
+    def get_total_steps(self) -> int:
+        return 0
+
+
+HIDDEN = {
+    "a dict": {"upright": 1.0, "ctrl": -0.1},
+    "a number": 0.5,
+    "empty": [],
+    "texts": ["a"],
+    "a property that raises": None,
+}
+
+
+@pytest.mark.parametrize("rewards", HIDDEN.values(), ids=HIDDEN.keys())
+def test_attributes_that_hide_the_monitors_do_not_matter(rewards: Any) -> None:
+    """Monitors in this process are asked themselves."""
+    with pytest.warns(UserWarning, match=ENDS):
+        callback = evaluate(lambda: Hides(limited(), rewards))
+    assert callback.last_mean_reward == 15.0
+    env = DummyVecEnv([lambda: Hides(Ends(Monitor(Walk()), lives=True), rewards)])
+    model = guarded_model(env, on_nonfinite="raise")
+    model.learn(32)
+    # Lives that are lost are no episodes: the Monitor reports twelve steps.
+    assert {episode["l"] for episode in model.ep_info_buffer} == {12}
+
+
+@pytest.mark.parametrize("rewards", HIDDEN.values(), ids=HIDDEN.keys())
+def test_a_monitor_in_a_worker_is_not_asked(rewards: Any) -> None:
+    """Whatever a wrapper there answers or raises: what a time limit cuts off is counted, and lost lives are no episodes."""
+    lengths = []
+    for ends in (lambda: TimeLimit(Monitor(Walk()), 5), lambda: Ends(Monitor(Walk()), lives=True)):
+        env = SubprocVecEnv([lambda ends=ends: Hides(ends(), rewards)], start_method="fork")
+        model = guarded_model(env, on_nonfinite="raise")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            model.learn(32)
+        lengths.append({(episode["r"], episode["l"]) for episode in model.ep_info_buffer})
+        env.close()
+    assert lengths == [{(15.0, 5)}, {(78.0, 12)}]
+
+
+def test_an_episode_in_a_worker_that_began_unseen_is_not_reported() -> None:
+    env = SubprocVecEnv([limited], start_method="fork")
+    watched = lost_episodes.LostEpisodes(env)
+    env.reset()
+    env.step(np.zeros((1, *BOX.shape), np.float32))
+    found = []
+    for _ in range(9):
+        _, rewards, dones, infos = env.step(np.zeros((1, *BOX.shape), np.float32))
+        found += [info["episode"]["l"] for info in watched.report(rewards, dones, infos, False) if "episode" in info]
+    assert found == [5]
+    env.close()

@@ -37,9 +37,32 @@ class Fragile(gym.Wrapper):
     def step(self, action: Any) -> Any:
         if self.mood == "raises":
             raise ValueError("the robot fell apart")
+        self.hang()
+        return super().step(action)
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.hang()
+        return super().reset(**kwargs)
+
+    def hang(self) -> None:
         if self.mood == "hangs":
             time.sleep(1000)
-        return super().step(action)
+
+    def talk(self) -> bytes:
+        """More than fits into a pipe that nobody reads."""
+        return b"-" * 10_000_000
+
+    def fork(self) -> int:
+        child = os.fork()
+        if child == 0:
+            time.sleep(1000)
+        return child
+
+    def close(self) -> None:
+        if self.mood == "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.mood in ("does not close", "stubborn"):
+            time.sleep(1000)
 
 
 def make() -> gym.Env[np.ndarray, int]:
@@ -198,17 +221,70 @@ def test_an_environment_that_cannot_be_made() -> None:
         PatientSubprocVecEnv([lambda: Fragile("unmade")] * 2, start_method="fork")
 
 
-def test_closing_does_not_wait_for_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "CLOSED_WITHIN", 0.5)
+HANGING: dict[str, Callable[[Any], Any]] = {
+    "step": lambda env: env.step_async(np.zeros(3, dtype=np.int64)),
+    "reset": lambda env: env.remotes[1].send(("reset", (None, {}))),
+    "env_method": lambda env: env.remotes[1].send(("env_method", ("hang", (), {}))),
+    "a full pipe": lambda env: env.remotes[1].send(("env_method", ("talk", (), {}))),
+}
+
+
+@pytest.mark.parametrize("call", HANGING)
+def test_closing_does_not_wait_for_a_worker_that_hangs(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "ANSWERS_WITHIN", 0.5)
     env = forked()
     watch_workers(env)
     env.reset()
     env.env_method("set_wrapper_attr", "mood", "hangs", indices=[1])
-    env.step_async(np.zeros(3, dtype=np.int64))
+    HANGING[call](env)
     begun = time.monotonic()
     env.close()
     assert time.monotonic() - begun < 5
-    assert env.processes[1].exitcode == -signal.SIGTERM
+    assert [process.exitcode for process in env.processes] == [0, 0 if call == "a full pipe" else -signal.SIGTERM, 0]
+
+
+@pytest.mark.parametrize("mood", ["does not close", "stubborn"])
+def test_an_environment_that_does_not_close_is_ended(mood: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CLOSED_WITHIN", "ENDED_WITHIN"):
+        monkeypatch.setattr(workers, name, 0.5)
+    env = forked()
+    watch_workers(env)
+    env.reset()
+    env.env_method("set_wrapper_attr", "mood", mood, indices=[1])
+    begun = time.monotonic()
+    env.close()
+    assert time.monotonic() - begun < 5
+    code = -signal.SIGKILL if mood == "stubborn" else -signal.SIGTERM
+    assert [process.exitcode for process in env.processes] == [0, code, 0]
+
+
+def test_a_subclass_that_closes_in_its_own_way_does_so() -> None:
+    class Own(SubprocVecEnv):
+        def close(self) -> None:
+            self.said = "goodbye"
+            super().close()
+
+    env = forked(Own)
+    watch_workers(env)
+    env.reset()
+    env.close()
+    assert env.said == "goodbye"
+
+
+def test_a_dead_worker_is_found_though_a_child_of_its_own_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sentinel, and its end of the pipe, are open in the child."""
+    monkeypatch.setattr(workers, "LOOKS_EVERY", 50)
+    env = forked()
+    watch_workers(env)
+    env.reset()
+    [child] = env.env_method("fork", indices=[1])
+    try:
+        kill(env)
+        with pytest.raises(WorkerError, match="worker 1 .* was killed by SIGKILL"):
+            env.reset()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        env.close()
 
 
 def test_workers_that_receive_sigterm_with_the_training(tmp_path: Path) -> None:
@@ -226,7 +302,7 @@ def test_workers_that_receive_sigterm_with_the_training(tmp_path: Path) -> None:
 
 def test_a_stop_while_a_worker_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sigterm, "PATIENCE", 0.3)
-    monkeypatch.setattr(workers, "CLOSED_WITHIN", 0.3)
+    monkeypatch.setattr(workers, "ANSWERS_WITHIN", 0.3)
     env = forked()
 
     def hang(env: Any) -> None:
