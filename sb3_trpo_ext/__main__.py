@@ -8,32 +8,35 @@ from typing import Any
 
 
 class _Patient(io.FileIO):
-    """A stream's file; once nobody reads the pipe behind it, what is written is dropped."""
+    """A stream's file; what can't be written is dropped: a pipe that nobody reads, a terminal that is gone, a full disk."""
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+        except OSError:
             return len(data)
 
 
 def patient_output() -> None:
     """
-    Let printing end no command: neither ``| head``, nor a closed stdout, nor a terminal that lacks a letter.
+    Let printing end no command: neither ``| head``, nor a closed stream, nor a terminal that lacks a letter.
 
     What the terminal's encoding can't show is printed as a question mark.
     """
-    if sys.stdout is None:  # closed by whoever started us
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
-        return
-    with suppress(AttributeError, OSError):  # a notebook's, or a test's: not a file
-        patient = io.BufferedWriter(_Patient(sys.stdout.fileno(), "wb", closefd=False))
-        settings = {name: getattr(sys.stdout, name) for name in ("encoding", "line_buffering", "write_through")}
-        sys.stdout.flush()
-        sys.stdout = io.TextIOWrapper(patient, errors="replace", **settings)
+    for name, errors in (("stdout", "replace"), ("stderr", "backslashreplace")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            continue
+        if sys.platform == "win32" and stream.isatty():
+            continue  # a console, which takes characters and not bytes
+        with suppress(AttributeError, OSError):  # a notebook's, or a test's: not a file
+            file = _Patient(stream.fileno(), "wb", closefd=False)
+            settings = {each: getattr(stream, each) for each in ("encoding", "line_buffering", "write_through")}
+            # Unbuffered (python -u), a line must be out before whatever comes next.
+            buffer: Any = file if stream.write_through else io.BufferedWriter(file)
+            stream.flush()
+            setattr(sys, name, io.TextIOWrapper(buffer, errors=errors, **settings))
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -26,12 +27,15 @@ from sb3_trpo_ext import TRPO
 warnings.simplefilter("ignore")
 model = TRPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, verbose=1)
 model.learn(256, progress_bar=True)
-print(model.last_update.n_updates, "updates")
+try:
+    print(model.last_update.n_updates, "updates")
+except BrokenPipeError:
+    pass  # the script's own print
 """
 
 
-def run(*command: str, encoding: str = "utf-8", **pipes: Any) -> subprocess.CompletedProcess[bytes]:
-    environ = {**os.environ, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+def run(*command: str, encoding: str = "utf-8", OMP_NUM_THREADS: str = "1", **pipes: Any) -> subprocess.CompletedProcess[bytes]:
+    environ = {**os.environ, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1]), "OMP_NUM_THREADS": OMP_NUM_THREADS}
     environ |= {"PYTHONIOENCODING": encoding, "COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
     return subprocess.run([sys.executable, *command], env=environ, check=False, **pipes)
@@ -43,7 +47,7 @@ class Bar:
     n, format_dict, shown = 256, {"elapsed": 1.0}, ""
 
     def set_description_str(self, text: str) -> None:
-        text.encode(sys.stdout.encoding or "ascii")
+        text.encode(sys.stdout.encoding if sys.stdout.encoding in ENCODINGS else "ascii")
         self.shown = text
 
 
@@ -52,7 +56,7 @@ def test_the_progress_bar_shows_only_what_can_be_shown(encoding: str | None, mon
     class Terminal(io.StringIO):
         pass
 
-    Terminal.encoding = encoding if encoding != "no such encoding" else "ascii"  # type: ignore[misc, assignment]
+    Terminal.encoding = encoding  # type: ignore[misc, assignment]
     monkeypatch.setattr(sys, "stdout", Terminal())
     monkeypatch.setenv("COLUMNS", "200")
     bar, model, description = Bar(), make_model(), ProgressDescription()
@@ -67,10 +71,18 @@ def test_the_progress_bar_shows_only_what_can_be_shown(encoding: str | None, mon
     assert bar.shown.startswith("KL 0.97δ" if encoding == "utf-8" else "KL 0.97d")
 
 
-def test_without_a_stdout_printing_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)
+@pytest.fixture(autouse=True)
+def _streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back whatever a test does to them."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_without_a_stream_printing_goes_nowhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, name, None)
     patient_output()
-    print("δ", flush=True)
+    print("δ", file=getattr(sys, name), flush=True)
 
 
 def test_what_is_not_a_file_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,16 +92,38 @@ def test_what_is_not_a_file_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) ->
         assert sys.stdout is stream
 
 
-def test_a_pipe_that_was_closed_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "shown"), [("stdout", b"?"), ("stderr", b"\\u03b4")])
+def test_a_pipe_that_was_closed_takes_everything(name: str, shown: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w", encoding="ascii") as stream, monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, name, stream)
         patient_output()
-        print("KL 0.97δ", flush=True)
-        assert os.read(reading, 100) == b"KL 0.97?\n"
+        print("KL 0.97δ", file=getattr(sys, name), flush=True)
+        assert os.read(reading, 100) == b"KL 0.97" + shown + b"\n"
         os.close(reading)
         for _ in range(3):
-            print("to nobody", flush=True)
+            print("to nobody", file=getattr(sys, name), flush=True)
+
+
+def test_a_terminal_that_is_gone_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patient_output()
+        os.close(master)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(slave, b"?")
+        print("to nobody", flush=True)
+
+
+def test_an_unbuffered_stream_stays_unbuffered() -> None:
+    # The file alone: the package would take seconds to import.
+    path = Path(sb3_trpo_ext.__file__).with_name("__main__.py")
+    words = f"import os, runpy; runpy.run_path({str(path)!r})['patient_output'](); print('here'); os._exit(0)"
+    for flags, shown in ((["-u"], b"here\n"), ([], b"")):
+        environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run([sys.executable, *flags, "-c", words], env=environ, capture_output=True)
+        assert done.stdout == shown, done.stderr
 
 
 @pytest.mark.slow
@@ -125,12 +159,20 @@ def test_a_training_whose_output_nobody_reads_is_a_whole_one(closed: str) -> Non
     if closed == "the reader is gone":
         reading, writing = os.pipe()
         os.close(reading)
-        pipes: dict[str, Any] = {"stdout": writing}
+        pipes: dict[str, Any] = {"stdout": writing, "stderr": writing}
     else:
-        pipes = {"stdout": None, "preexec_fn": lambda: os.close(1)}
-    done = run("-m", "sb3_trpo_ext", "train", "--env", "CartPole-v1", *TINY, **pipes)
-    assert done.returncode == 0, done.stderr
-    assert b"Traceback" not in done.stderr
+        pipes = {"stdout": None, "stderr": None, "preexec_fn": lambda: (os.close(1), os.close(2))}
+    # Without a number of threads, so that the line about it is printed.
+    done = run("-m", "sb3_trpo_ext", "train", "--env", "CartPole-v1", *TINY, OMP_NUM_THREADS="", **pipes)
+    assert done.returncode == 0
     folder = Path("logs/trpo/CartPole-v1_1")
     assert (folder / "updates.jsonl").read_text().count("\n") == 2
     assert (folder / "CartPole-v1.zip").exists()
+
+
+@pytest.mark.slow
+def test_a_script_whose_progress_bar_nobody_sees_goes_on_after_learn() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run("-c", SCRIPT + "model.save('saved')\n", stdout=writing)
+    assert Path("saved.zip").exists(), done.stderr

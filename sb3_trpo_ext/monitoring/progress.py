@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from functools import partial
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
@@ -49,6 +50,13 @@ def _delta() -> str:
     return DELTA
 
 
+def _outlive_readers(bar: Any) -> None:
+    """rich ends the process where nobody reads what it prints (``| head``); the bar is all that should end."""
+    console = getattr(getattr(bar, "_prog", None), "console", None)
+    if console is not None:
+        console.on_broken_pipe = partial(setattr, console, "quiet", True)
+
+
 def _short(value: float) -> str:
     """Three digits, and a longer number without places."""
     return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.3g}"
@@ -80,12 +88,13 @@ class ProgressDescription(BaseCallback):
     def _show(self) -> None:
         # The end of a training may be announced where its beginning has failed.
         report: UpdateReport | None = getattr(getattr(self, "model", None), "last_update", None)
-        if report is None:
-            return
-        returns = [episode["r"] for episode in self.model.ep_info_buffer or []]
-        mean_return = float(safe_mean(returns)) if returns else None
         for callback in callbacks_in(self.locals.get("callback")):
             # There from the start of training on: the Zoo's -P puts one among the callbacks, progress_bar=True beside them.
             bar = getattr(callback, "pbar", None) if isinstance(callback, ProgressBarCallback) else None
-            if bar is not None:
+            if bar is None:
+                continue
+            _outlive_readers(bar)
+            if report is not None:
+                returns = [episode["r"] for episode in self.model.ep_info_buffer or []]
+                mean_return = float(safe_mean(returns)) if returns else None
                 bar.set_description_str(describe(report, mean_return, _room(bar), _delta()))

@@ -185,7 +185,7 @@ class GracefulStop(_Handlers):
         if self._asked:
             return False
         self._asked = True
-        say(f"{signal.Signals(number).name} received: {self._promise} (a second one stops immediately)")
+        say(f"{signal.Signals(number).name} received: {self._promise}; a second one stops immediately")
         self._ask(number)
         if self._progress is not None:
             self._seen, self._since = None, time.monotonic()

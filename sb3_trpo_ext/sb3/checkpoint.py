@@ -2,8 +2,8 @@
 Checkpoints of a training: when they are taken, and going on from one.
 
 A kill loses at most what came after the newest one; SIGTERM and Ctrl-C lose nothing: the update is finished, a checkpoint is
-written, and ``learn`` ends with SystemExit(143) or KeyboardInterrupt. So it ends without a checkpoint where no training step
-is made for 30 s (in an evaluation, or a callback). A second signal ends the process at once.
+written, and ``learn`` ends with SystemExit(143) or KeyboardInterrupt. If no training step is made for 30 s (in an evaluation,
+or a callback), it ends in the same way, but without a checkpoint. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -36,10 +36,7 @@ SomeTRPO = TypeVar("SomeTRPO", bound="TRPO")
 EVERY_UPDATES, EVERY_SECONDS = 10, 60.0
 """Whichever comes first. A checkpoint takes some hundredths of a second (docs/checkpoints.md)."""
 
-PROMISE = (
-    "training stops once this rollout and its update are finished, and a checkpoint is written then; "
-    f"if no training step is made for {PATIENCE:g} s, it stops without one"
-)
+PROMISE = f"stopping after this update, with a checkpoint (forced after {PATIENCE:g} s without a training step)"
 
 
 class Checkpoints(BaseCallback):
@@ -129,7 +126,7 @@ class Checkpoints(BaseCallback):
             except WorkerError:
                 raise  # of what is trained in: nothing goes on
             except Exception as error:
-                self._tell(error, "training goes on")
+                self._tell(error, "training stops" if stops else "training goes on")
         return not stops
 
     def _on_training_end(self) -> None:
@@ -224,18 +221,27 @@ def use_threads(then: Any) -> None:
 
     :param then: their number; None: the checkpoint does not say it, and nothing is changed
     """
-    here, now = os.cpu_count() or 1, torch.get_num_threads()
+    here, now = processors(), torch.get_num_threads()
     if not isinstance(then, int) or then == now:
         return
     if 1 <= then <= here:
         torch.set_num_threads(then)
         return
     warnings.warn(
-        f"TRPO: the run had {then} threads, and this machine has {here} processors: it goes on with {now} threads. The "
-        "numbers will not be those of a run that was not interrupted.",
+        f"TRPO: the run had {then} threads, and this process may use {here} processors: using {now} threads. The results "
+        "will differ from those of an uninterrupted run.",
         UserWarning,
         stacklevel=4,
     )
+
+
+def processors() -> int:
+    """
+    Count the processors that this process may use; a scheduler may leave it few of a machine's.
+
+    :return: at least 1
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read_newest(folder: Path) -> tuple[bytes, bytes, Path, Any]:

@@ -221,7 +221,7 @@ def test_a_signal_finishes_the_update(number: signal.Signals, more: list[str]) -
     finally:
         process.kill()
     assert process.returncode == 128 + number, out
-    assert "training stops once this rollout and its update are finished, and a checkpoint is written then" in out
+    assert "stopping after this update, with a checkpoint (forced after " in out
     assert f"goes on with `python -m sb3_trpo_ext train --env {TASK} --resume {folder}`" in out
     found, passed_over = newest_whole(folder)
     assert found is not None
