@@ -37,7 +37,7 @@ from sb3_trpo_ext.replay import cli as replay_cli
 from sb3_trpo_ext.zoo import cli, convert_config
 from sb3_trpo_ext.zoo.plan import own_flags
 from sb3_trpo_ext.zoo.resumed import read_resumed
-from tests.contract.write import RUN, SAMPLES, TASK, UPDATES, ZOO, callbacks, environments
+from tests.contract.write import RUN, SAMPLES, TASK, UPDATES, ZOO, callbacks, environments, write
 
 MODULES: dict[str, str] = {
     "sb3_trpo_ext": "TRPO Checkpoints UpdateReport CheckpointError EpisodeError NonFiniteError RanksError StaleBatchError"
@@ -203,9 +203,9 @@ def test_the_console_finds_the_package(old: Path) -> None:
 # ---------------------------------------------------------------- what a run writes
 
 
-def test_what_a_run_writes_is_what_it_always_wrote(tmp_path: Path) -> None:
-    from tests.contract.write import write
-
+def test_what_a_run_writes_is_what_it_always_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SB3_LOGDIR", "")  # so that it is put back
+    monkeypatch.setattr(sys, "argv", sys.argv)
     write(tmp_path / "new")
     files = {path.relative_to(RUN).as_posix() for path in Path(RUN).rglob("*") if path.is_file()}
     # Which dumps there are follows from alarms, which may differ between processors.

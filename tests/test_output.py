@@ -34,7 +34,9 @@ except BrokenPipeError:
 """
 
 
-def run(*command: str, encoding: str = "utf-8", OMP_NUM_THREADS: str = "1", **pipes: Any) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *command: str, encoding: str = "utf-8", OMP_NUM_THREADS: str = "1", **pipes: Any
+) -> subprocess.CompletedProcess[bytes]:
     environ = {**os.environ, "PYTHONPATH": str(Path(sb3_trpo_ext.__file__).parents[1]), "OMP_NUM_THREADS": OMP_NUM_THREADS}
     environ |= {"PYTHONIOENCODING": encoding, "COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}

@@ -62,7 +62,7 @@ def _why_unreadable(folder: Path) -> str | None:
         is_folder = False
     except (OSError, ValueError) as error:
         return f"{shown}: {getattr(error, 'strerror', None) or error}"
-    return None if is_folder else f"{shown} is no folder"
+    return None if is_folder else f"{shown} is not a directory"
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

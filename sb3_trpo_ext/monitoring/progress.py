@@ -26,7 +26,7 @@ def describe(report: UpdateReport, mean_return: float | None, room: int, delta: 
 
     :param report: the update
     :param mean_return: mean return of the newest episodes; None if none has ended
-    :param room: characters that there are
+    :param room: number of characters that fit
     :param delta: the letter for the trust region
     :return: KL as a share of the trust region, entropy in nats, return: the first that fits of ``KL 0.97δ  H 3.1  R 1234``,
         ``KL0.97δ H3.1 R1234``, ``.97δ H3.1 R1234``, ``.97δ R1234`` and ``.97δ``, each without what is None
@@ -51,7 +51,7 @@ def _delta() -> str:
 
 
 def _outlive_readers(bar: Any) -> None:
-    """rich ends the process where nobody reads what it prints (``| head``); the bar is all that should end."""
+    """The console of rich ends the process where nobody reads what it prints (``| head``); the bar is all that should end."""
     console = getattr(getattr(bar, "_prog", None), "console", None)
     if console is not None:
         console.on_broken_pipe = partial(setattr, console, "quiet", True)

@@ -28,9 +28,8 @@ class Late:
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TooEarlyError(
-            f"TRPO: {self._name} are computed when the rollout is complete: read them in _on_rollout_end, or remove "
-            f"{DECLARATION} = False from the class of the callback that reads them now, so that SB3's loop computes them at "
-            "each step."
+            f"TRPO: {self._name} are computed when the rollout is complete: read them in _on_rollout_end, or let SB3's loop "
+            f"compute them at each step, with a callback whose class says {DECLARATION} = True."
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -49,19 +48,19 @@ class Late:
 
 
 @contextmanager
-def late(buffer: RolloutBuffer) -> Iterator[np.ndarray]:
+def late(buffer: RolloutBuffer) -> Iterator[dict[str, np.ndarray]]:
     """
     Let nobody read a buffer's values, log-probabilities and rewards while it is filled.
 
     :param buffer: a rollout buffer that was reset
-    :yields: its rewards, shape (n_steps, n_envs), which are complete once bootstraps are added. Afterwards all of them are the
-        buffer's again; if the body raised, only the rewards, since what was never computed can't be read then, either
+    :yields: the arrays by name, shape (n_steps, n_envs), to be completed. Afterwards all of them are the buffer's again. If
+        the body raised, only the rewards are: what was never computed can't be read then, either
     """
     arrays = {name: getattr(buffer, name) for name in LATE_ARRAYS}
     for name in LATE_ARRAYS:
         setattr(buffer, name, Late(f"the rollout buffer's {name}"))
     try:
-        yield arrays["rewards"]
+        yield arrays
     except BaseException:
         buffer.rewards = arrays["rewards"]
         raise

@@ -89,10 +89,12 @@ def collect_rollout(
         policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
     fingerprint = Fingerprint.of(policy)
-    with late(buffer) as rewards:
-        rollout = Rollout(model, env, buffer, rewards, recorder)
+    with late(buffer) as arrays:
+        rollout = Rollout(model, env, buffer, arrays, recorder)
         going_on = rollout.fill(callback)
-    recorder.changed = fingerprint.changed(policy) if model.policy is policy else "the policy itself"
+        recorder.changed = fingerprint.changed(policy) if model.policy is policy else "the policy itself"
+        with marked(model, "_computing"):
+            rollout.evaluate()
     if recorder.changed is not None:
         warnings.warn(
             f"TRPO: {recorder.changed} changed while the policy collected (by a callback, or a module that "
@@ -101,13 +103,11 @@ def collect_rollout(
             UserWarning,
             stacklevel=4,
         )
-    with marked(model, "_computing"):
-        rollout.evaluate()
-        if going_on:
+    if going_on:
+        with marked(model, "_computing"):
             assert model._last_episode_starts is not None
             last_values = torch.from_numpy(predict_values(policy, model._last_obs)).reshape(-1, 1)
             buffer.compute_returns_and_advantage(last_values=last_values, dones=model._last_episode_starts)
-    if going_on:
         # As SB3's loop leaves them.
         log_probs = torch.from_numpy(buffer.log_probs[-1].copy())
         callback.update_locals({"n_steps": buffer.pos, "values": last_values, "log_probs": log_probs})
@@ -122,15 +122,17 @@ class Rollout:
     :param model: the model
     :param env: its environment
     :param buffer: the buffer, empty
-    :param rewards: its rewards, shape (n_steps, n_envs), which nobody else can read until they are complete
+    :param arrays: values, log_probs and rewards, shape (n_steps, n_envs); nobody else can read them until they are complete
     :param recorder: keeps the distribution of each step
     """
 
-    def __init__(self, model: TRPO, env: VecEnv, buffer: RolloutBuffer, rewards: np.ndarray, recorder: BehaviourRecorder):
+    def __init__(
+        self, model: TRPO, env: VecEnv, buffer: RolloutBuffer, arrays: dict[str, np.ndarray], recorder: BehaviourRecorder
+    ):
         self._model = model
         self._env = env
         self._buffer = buffer
-        self._rewards = rewards
+        self._arrays = arrays
         self._recorder = recorder
         self._actor = ActorAlone(model.policy)
         self._actions: list[Tensor] = []
@@ -207,7 +209,7 @@ class Rollout:
         model._update_info_buffer(infos, dones)
         _fill(buffer.observations, position, model._last_obs)
         buffer.actions[position] = actions.reshape(buffer.n_envs, buffer.action_dim)
-        self._rewards[position] = rewards
+        self._arrays["rewards"][position] = rewards
         buffer.episode_starts[position] = model._last_episode_starts
         for index, done in enumerate(dones):
             if done and infos[index].get("TimeLimit.truncated", False):
@@ -224,32 +226,34 @@ class Rollout:
         phi = self._recorder.by_step(n_steps) if n_steps > 0 else None
         if phi is None:
             return
+        values, rewards = self._arrays["values"], self._arrays["rewards"]
         with torch.no_grad():
             log_prob = with_parameters(model.policy.action_dist, phi).log_prob(torch.cat(self._actions[:n_steps]))
-        buffer.log_probs[:n_steps] = log_prob.cpu().numpy().reshape(n_steps, buffer.n_envs)
+        self._arrays["log_probs"][:n_steps] = log_prob.cpu().numpy().reshape(n_steps, buffer.n_envs)
         observations = map_arrays(lambda array: array[:n_steps].reshape(-1, *array.shape[2:]), buffer.observations)
-        buffer.values[:n_steps] = predict_values(model.policy, observations).reshape(n_steps, buffer.n_envs)
+        values[:n_steps] = predict_values(model.policy, observations).reshape(n_steps, buffer.n_envs)
         if self._timed_out:
             steps, environments, last = zip(*self._timed_out, strict=True)
             # One by one, as SB3 does: each may have a dimension of length 1 that its space has not.
-            values = predict_values(model.policy, _joined([model.policy.obs_to_tensor(each)[0] for each in last]))
-            buffer.rewards[steps, environments] += model.gamma * values
+            ends = predict_values(model.policy, _joined([model.policy.obs_to_tensor(each)[0] for each in last]))
+            rewards[steps, environments] += model.gamma * ends
         # Last, because a dropped step was reported as a time limit and has been bootstrapped as one.
-        settle_dropped(buffer, self._recorder.dropped)
+        settle_dropped(rewards, values, self._recorder.dropped)
 
 
-def settle_dropped(buffer: RolloutBuffer, dropped: Sequence[tuple[int, int]]) -> None:
+def settle_dropped(rewards: np.ndarray, values: np.ndarray, dropped: Sequence[tuple[int, int]]) -> None:
     """
     Let the steps before a dropped one go on in expectation, from its state s: the dropped one earns V(s), and that is all.
 
     Its advantage is V(s) - V(s) = 0 then, and that of the step before it is r + gamma V(s) - V, a bootstrap at the last finite
     state: what SB3 does where a time limit ends an episode.
 
-    :param buffer: with its values, before returns and advantages are computed
+    :param rewards: of a rollout, shape (n_steps, n_envs), before returns and advantages are computed
+    :param values: of the same steps
     :param dropped: step and environment of each
     """
     for step, environment in dropped:
-        buffer.rewards[step, environment] = buffer.values[step, environment]
+        rewards[step, environment] = values[step, environment]
 
 
 def settle_collected(model: TRPO, buffer: RolloutBuffer) -> None:
@@ -259,7 +263,7 @@ def settle_collected(model: TRPO, buffer: RolloutBuffer) -> None:
     :param model: the model
     :param buffer: the buffer, full
     """
-    settle_dropped(buffer, model._recorder.dropped)
+    settle_dropped(buffer.rewards, buffer.values, model._recorder.dropped)
     assert model._last_obs is not None
     assert model._last_episode_starts is not None
     with torch.no_grad():

@@ -64,7 +64,7 @@ from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_noise, refuse_non_fini
 from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, marked, tell
 from sb3_trpo_ext.sb3.launched import place, use_own_gpu
 from sb3_trpo_ext.sb3.messages import stale_batch_message
-from sb3_trpo_ext.sb3.model_files import add_statistics, write_model
+from sb3_trpo_ext.sb3.model_files import add_statistics, statistics_in, statistics_to_save, write_model
 from sb3_trpo_ext.sb3.preconditions import (
     in_plain_torch,
     plain_torch,
@@ -265,6 +265,8 @@ class TRPO(sb3_contrib.TRPO):
         self._adapted_damping_unit: str | None = None
         self._updates_skipped = 0
         self._recorder = BehaviourRecorder()
+        # Of VecNormalize, from the zip that this was loaded from.
+        self._loaded_statistics: bytes | None = None
         self._begin_unobserved()
         if _init_setup_model:
             self._setup_model()
@@ -381,6 +383,7 @@ class TRPO(sb3_contrib.TRPO):
         :raises NonFiniteError: at a parameter or an observation that is not finite
         """
         self._enter(env)
+        self._loaded_statistics = None
 
         def own() -> bool:
             return self._collect(env, callback, rollout_buffer, n_rollout_steps)
@@ -531,6 +534,33 @@ class TRPO(sb3_contrib.TRPO):
         if self._resumption is not None:
             self._resumption.prepare(self)
 
+    @classmethod
+    def load(
+        cls: type[SelfTRPO],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfTRPO:
+        r"""
+        Load a model as SB3 does; statistics that were saved with it stay with it.
+
+        :param path: of the zip
+        :param env: the environment; None: it is set later
+        :param device: Device (cpu, cuda, ...) of the policy
+        :param custom_objects: as in SB3
+        :param print_system_info: as in SB3
+        :param force_reset: as in SB3
+        :param \**kwargs: attributes to change, as in SB3
+        :return: the model
+        """
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        model._loaded_statistics = statistics_in(path)
+        return model
+
     def save(
         self,
         path: str | Path | io.BufferedIOBase,
@@ -540,15 +570,18 @@ class TRPO(sb3_contrib.TRPO):
         """
         Save the model, and with it the statistics of its environment's ``VecNormalize``: an entry ``vecnormalize.pkl``.
 
+        A model that was loaded and has not learned since keeps those that it was loaded with, unless its environment has
+        others that have seen something.
+
         :param path: of the zip; an earlier file is replaced at once
         :param exclude: as in SB3
         :param include: as in SB3
         """
         saved = io.BytesIO()
         super().save(saved, exclude, include)
-        normalize = self.get_vec_normalize_env()
-        if normalize is not None:
-            add_statistics(saved, normalize)
+        statistics = statistics_to_save(self.get_vec_normalize_env(), self._loaded_statistics)
+        if statistics is not None:
+            add_statistics(saved, statistics)
         write_model(path, saved.getvalue())
 
     def _setup_learn(
@@ -633,6 +666,6 @@ class TRPO(sb3_contrib.TRPO):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        of_a_training = ("last_update", "keep_update_start", "_resumption", "_recorder")
+        of_a_training = ("last_update", "keep_update_start", "_resumption", "_recorder", "_loaded_statistics")
         counts = ("_first_update", "_earlier_iterations", "_log_interval")
         return [*super()._excluded_save_params(), *OF_THIS_OBJECT, *of_a_training, *counts]

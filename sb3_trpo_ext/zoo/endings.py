@@ -76,7 +76,7 @@ def first_raised(error: BaseException, learn: FunctionType) -> BaseException:
 
     :param error: what has come out of the Zoo
     :param learn: the function that trains
-    :return: the exception that has come out of that function; the same one if there is none
+    :return: the exception that came out of that function; the given one if none did
     """
     part: BaseException | None = error
     while part is not None:

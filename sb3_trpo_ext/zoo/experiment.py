@@ -198,7 +198,7 @@ class Experiment(ExperimentManager):
         self.save_trained_model(model)
         if place()[0] == 0 and checkpoints_in(Path(self.save_path) / FOLDER_NAME):
             command = resuming(self.env_name.gym_id, Path(self.save_path))
-            print(f"sb3_trpo_ext: this run goes on with `{command}`", file=sys.stderr)
+            print(f"sb3_trpo_ext: resume this run with `{command}`", file=sys.stderr)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """

@@ -126,7 +126,7 @@ def make_plan(arguments: list[str]) -> tuple[Plan, list[str]]:
 
 def _check_named(run: Path, env_id: str) -> None:
     if not checkpoints_in(run / FOLDER_NAME):
-        why = "holds no checkpoint" if run.is_dir() else "is no folder"
+        why = "holds no checkpoint" if run.is_dir() else "is not a directory"
         raise ValueError(f"--resume {run}: {why} (--resume without a folder takes the newest run of --env)")
     trained = [path.parent.name for path in run.glob("*/args.yml")]
     if trained and EnvironmentName(env_id) not in trained:
@@ -168,14 +168,14 @@ def _say(run: Path, found: Checkpoint, known: argparse.Namespace, resumed: Resum
         is_saved = _is_saved(run, EnvironmentName(known.env), steps)
         print(
             f"--resume: {run} has done all of its steps ({steps} of {total}): nothing is trained"
-            f"{'' if is_saved else ', its model is saved again'}; a larger -n goes on"
+            f"{'' if is_saved else ', its model is saved again'}; use a larger -n to continue"
         )
         return is_saved
     goal = f"{steps} of {total} steps" if str(total).isdecimal() else f"{steps} steps"
     which = (
         "the checkpoint's hyperparameters" if resumed is None else f"the hyperparameters that it began with ({resumed.path})"
     )
-    print(f"--resume: {run} goes on behind update {found.n_updates} ({goal}), with {which}")
+    print(f"--resume: {run} resumes after update {found.n_updates} ({goal}), with {which}")
     return False
 
 

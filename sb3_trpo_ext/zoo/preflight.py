@@ -186,7 +186,7 @@ def _check_folder(flag: str, given: str | None, inside: str = "") -> None:
     folder = Path(given, EnvironmentName(inside))
     there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        why = "may not be written to" if there.is_dir() else "is no folder"
+        why = "may not be written to" if there.is_dir() else "is not a directory"
         raise ConfigError(f"{flag} {given}: {there} {why}")
 
 

@@ -18,8 +18,8 @@ def newest_run(folder: Path, env_id: str, number: int | None = None) -> Path | N
     :param folder: of one algorithm
     :param env_id: environment id
     :param number: of the run; None: the highest
-    :return: its folder; None if there is none. Of one number a run without a uuid is the last, as the Zoo counts on from it;
-        of the others, the one that was begun, or resumed, last
+    :return: its folder; None if no run was found. If several runs bear the same number, one without a uuid is the newest (the
+        Zoo has counted it), then the one that was begun or resumed last
     """
     name = EnvironmentName(env_id)
     pattern = re.compile(rf"{re.escape(name)}_(\d+)({UUID})?")

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -31,6 +32,12 @@ INSTALL = "apt-get install libegl1 libgl1 libgl1-mesa-dri"
 
 TRIAL = "import mujoco as m; c = m.GLContext(8, 8); c.make_current(); m.MjrContext(m.MjModel.from_xml_string('<mujoco/>'), 50)"
 """What gymnasium does before it draws, in small."""
+
+TRIAL_SECONDS = 60.0
+"""A renderer that needs longer for that hangs; most of it is the import of MuJoCo on a busy machine."""
+
+DRAWN_BY_PYGAME = ("gymnasium.envs.classic_control", "gymnasium.envs.box2d", "gymnasium.envs.toy_text")
+"""Tasks that need no renderer of MuJoCo's."""
 
 
 def has_screen(env_id: str) -> bool:
@@ -82,9 +89,10 @@ def renderer() -> str | None:
     """
     asked = os.environ.get("MUJOCO_GL")
     for name in (asked,) if asked else RENDERERS:
-        done = subprocess.run([sys.executable, "-c", TRIAL], env={**os.environ, "MUJOCO_GL": name}, capture_output=True)
-        if done.returncode == 0:
-            return name
+        command, environ = [sys.executable, "-c", TRIAL], {**os.environ, "MUJOCO_GL": name}
+        with suppress(subprocess.TimeoutExpired):
+            if subprocess.run(command, env=environ, capture_output=True, timeout=TRIAL_SECONDS).returncode == 0:
+                return name
     return None
 
 
@@ -102,6 +110,8 @@ def prepare(env_id: str, render_mode: str | None) -> None:
             "add --no-render for the returns alone, or film it: record_video instead of enjoy"
         )
     if render_mode in ("human", None) or _glfw_works():
+        return
+    if str(gym.spec(env_id).entry_point).startswith(DRAWN_BY_PYGAME):
         return
     found = renderer()
     if found is None and uses_mujoco(env_id):

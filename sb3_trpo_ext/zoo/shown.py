@@ -76,6 +76,6 @@ class _Shown:
     def _warn(self, used: Path) -> None:
         print(
             f"sb3_trpo_ext: {self.model} does not hold the statistics that it was evaluated with (it was not saved by this "
-            f"version of our TRPO): {used} is used, which may be of another moment of the training",
+            f"version of our TRPO): using {used}, which may come from a different point in the training",
             file=sys.stderr,
         )

@@ -101,7 +101,7 @@ def test_a_folder_without_runs(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere is no folder"),
+        (["nowhere"], "nowhere is not a directory"),
         ([], "the following arguments are required: LOGDIR"),
         ([".", "--html", "no/such/folder/page.html"], "no/such/folder/page.html: No such file or directory"),
         ([".", "--target-kl", "-1"], "--target-kl -1.0 is impossible"),

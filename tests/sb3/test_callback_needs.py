@@ -262,7 +262,7 @@ EARLY: dict[str, Callable[[Any], Any]] = {
 def test_early_reading_raises_one_clear_line(read: Callable[[Any], Any]) -> None:
     model = make_model(n_steps=32)
     with pytest.raises(
-        TooEarlyError, match=r"are computed when the rollout is complete: read them in _on_rollout_end"
+        TooEarlyError, match=r"are computed when the rollout is complete: read them in _on_rollout_end, or let"
     ) as caught:
         collect(model, Early(read))
     assert str(caught.value).count("\n") == 0
@@ -274,6 +274,19 @@ def test_early_reading_raises_one_clear_line(read: Callable[[Any], Any]) -> None
     model.learn(32)
     assert model.last_update is not None
     assert np.isfinite(model.rollout_buffer.values).all()
+
+
+def test_what_could_not_be_computed_cannot_be_read_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(n_steps=32)
+
+    def fails(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):  # noqa: PT012
+        patch.setattr("sb3_trpo_ext.sb3.rollout.predict_values", fails)
+        collect(model)
+    with pytest.raises(TooEarlyError):
+        model.rollout_buffer.values.sum()
 
 
 def test_what_is_shown_of_it_is_no_number() -> None:

@@ -134,3 +134,45 @@ def test_statistics_that_cannot_be_pickled_are_no_reason_not_to_save() -> None:
     with pytest.warns(UserWarning, match=r"statistics of Stubborn can't be saved with the model \(TypeError"):
         model.save("model")
     assert torch.equal(numbers(TRPO.load("model")), numbers(model))
+
+
+def fresh() -> VecNormalize:
+    return VecNormalize(walks(None))
+
+
+def seen() -> VecNormalize:
+    env = fresh()
+    env.reset()
+    return env
+
+
+@pytest.mark.parametrize("source", ["a path", "a path without suffix", "a file"])
+@pytest.mark.parametrize("env", [None, walks, fresh], ids=["no environment", "not normalised", "fresh statistics"])
+def test_a_model_that_is_loaded_and_saved_keeps_its_statistics(source: str, env: Any) -> None:
+    model = trpo(walks(None, True), None).learn(BATCH)
+    model.save("model.zip")
+    before = statistics_in("model.zip")
+    assert before is not None
+    given = {"a path": "model.zip", "a path without suffix": "model", "a file": io.BytesIO(Path("model.zip").read_bytes())}
+    made = None if env is None else env(None) if env is walks else env()
+    TRPO.load(given[source], env=made).save("model.zip")
+    assert statistics_in("model.zip") == before
+
+
+def test_statistics_that_have_seen_more_are_the_models_own() -> None:
+    trpo(walks(None, True), None).learn(BATCH).save("model.zip")
+    env = seen()
+    TRPO.load("model.zip", env=env).save("evaluated.zip")
+    assert moments(held("evaluated.zip")) == moments(env)
+    # Learned without them, the model has none.
+    TRPO.load("model.zip", env=walks(None)).learn(BATCH).save("learned.zip")
+    assert statistics_in(Path("learned.zip")) is None
+
+
+def test_where_no_other_file_may_be_made_it_is_written_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trpo(walks(None), None)
+    model.save("a" * 240)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    model.learn(BATCH).save("a" * 240)
+    assert [path.name for path in Path().iterdir()] == ["a" * 240 + ".zip"]
+    assert TRPO.load("a" * 240).num_timesteps == BATCH

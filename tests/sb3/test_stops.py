@@ -140,7 +140,7 @@ def test_on_the_command_line_the_model_is_saved(number: signal.Signals, capfd: p
     err = capfd.readouterr().err
     folder = Path("logs/trpo", f"{TASK}_1")
     assert "training stopped after update 2, at step 300. The newest checkpoint is of update 2 (256 steps)." in err
-    assert f"this run goes on with `python -m sb3_trpo_ext train --env {TASK} --resume {folder}`" in err
+    assert f"resume this run with `python -m sb3_trpo_ext train --env {TASK} --resume {folder}`" in err
     assert TRPO.load(folder / f"{TASK}.zip").num_timesteps == 300
     assert "Traceback" not in err
 

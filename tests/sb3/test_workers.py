@@ -280,7 +280,7 @@ def test_a_dead_worker_is_found_though_a_child_of_its_own_lives(monkeypatch: pyt
     [child] = env.env_method("fork", indices=[1])
     try:
         kill(env)
-        with pytest.raises(WorkerError, match="worker 1 .* was killed by SIGKILL"):
+        with pytest.raises(WorkerError, match=r"worker 1 .* was killed by SIGKILL"):
             env.reset()
     finally:
         os.kill(child, signal.SIGKILL)

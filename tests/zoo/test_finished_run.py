@@ -68,7 +68,7 @@ def test_what_the_settings_say_is_a_number_of_steps_too(capsys: pytest.CaptureFi
     assert run(command) == 0
     before = files()
     assert run([*command, "-n", "-1", "--resume"]) == 0
-    assert "has done all of its steps (256 of 256): nothing is trained; a larger" in capsys.readouterr().out
+    assert "has done all of its steps (256 of 256): nothing is trained; use a larger" in capsys.readouterr().out
     assert files() == before
 
 

@@ -120,8 +120,11 @@ COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "device": (["--device", "gpu"], ["device='gpu'", "did you mean cuda?"]),
     "seed": (["--seed", "4294967296"], ["seed=4294967296"]),
     "no evaluations": (["--n-eval-envs", "0"], ["n_eval_envs=0"]),
-    "log folder": (["-f", "mine.yml/logs"], ["--log-folder mine.yml/logs", "mine.yml is no folder"]),
-    "folder of searches": (["--optimization-log-path", "mine.yml/s"], ["--optimization-log-path mine.yml/s", "is no folder"]),
+    "log folder": (["-f", "mine.yml/logs"], ["--log-folder mine.yml/logs", "mine.yml is not a directory"]),
+    "folder of searches": (
+        ["--optimization-log-path", "mine.yml/s"],
+        ["--optimization-log-path mine.yml/s", "is not a directory"],
+    ),
     "no steps": (["-n", "0"], ["n_timesteps=0", "an integer >= 1"]),
     "no study": (
         ["--trial-id", "3", "--study-name", "s", "--storage", "sqlite:///no.db"],
@@ -177,7 +180,7 @@ def test_a_tensorboard_folder_that_cannot_be_made(given: str, capsys: pytest.Cap
     assert run(["train", "--env", AT_HOME, "-tb", given]) == 2
     said = capsys.readouterr().err
     assert f"sb3_trpo_ext: --tensorboard-log {given}: " in said
-    assert said.endswith(" is no folder\n")
+    assert said.endswith(" is not a directory\n")
     assert said.count("\n") == 1
     assert sorted(Path().rglob("*")) == before
 

@@ -151,7 +151,7 @@ def test_ranks_that_are_killed_at_random_moments_start_again_from_the_last_check
     output = ended(process)
     assert process.returncode == 0, output
     # Once, if the second was killed before it had begun to read the checkpoint.
-    assert 1 <= output.count("goes on behind update") <= 2
+    assert 1 <= output.count("resumes after update") <= 2
     folder = Path("logs/trpo/CartPole-v1_1")
     assert [path.name for path in Path("logs/trpo").iterdir()] == [folder.name]
     assert [row["n_updates"] for row in rows(folder)] == list(range(1, 15))

@@ -66,7 +66,7 @@ def test_goes_on_in_the_same_folder_to_the_same_numbers(capsys: pytest.CaptureFi
     cut_back(resumed, 5)
     capsys.readouterr()
     assert run([*COMMAND, *keep, "-f", "resumed", "-tb", "resumed/tb", "--resume"]) == 0
-    assert f"{TASK}_1 goes on behind update 5 (1280 of 3072 steps)" in capsys.readouterr().out
+    assert f"{TASK}_1 resumes after update 5 (1280 of 3072 steps)" in capsys.readouterr().out
     assert sorted(path.name for path in resumed.parent.iterdir()) == [f"{TASK}_1"]
     models = [TRPO.load(folder / f"{TASK}.zip") for folder in (whole, resumed)]
     assert torch.equal(*map(numbers, models))
@@ -99,7 +99,7 @@ def test_what_runs_is_what_the_run_began_with_and_is_shown(capsys: pytest.Captur
     capsys.readouterr()
     assert run([*short, "--resume", "-params", "gamma:0.5"]) == 0
     said = capsys.readouterr()
-    assert f"{TASK}_1 goes on behind update 2 (256 of 512 steps), with the hyperparameters that it began with" in said.out
+    assert f"{TASK}_1 resumes after update 2 (256 of 512 steps), with the hyperparameters that it began with" in said.out
     shown = said.out.partition(f"Hyperparameters of the run, from {folder / TASK / 'config.yml'}:")[2]
     assert "('target_kl', 0.02)" in shown
     assert (
@@ -112,7 +112,7 @@ def test_what_runs_is_what_the_run_began_with_and_is_shown(capsys: pytest.Captur
     Path("mine.yml").write_text("][")
     assert run([*short, "--resume", "-n", "640"]) == 0
     said = capsys.readouterr()
-    assert "goes on behind update 4 (512 of 640 steps)" in said.out
+    assert "resumes after update 4 (512 of 640 steps)" in said.out
     assert "not applied" not in said.err
     assert TRPO.load(folder / f"{TASK}.zip").num_timesteps == 640
 
@@ -145,7 +145,7 @@ def test_none_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
         (["--checkpoint-every", "foo"], "argument --checkpoint-every: 'foo' must be a whole number of updates, or 0"),
         (["--checkpoint-every", "-3"], "argument --checkpoint-every: '-3' must be a whole number of updates, or 0"),
         (["--checkpoint-every"], "argument --checkpoint-every: expected one argument"),
-        (["--resume", "nosuchfolder"], "--resume nosuchfolder: is no folder"),
+        (["--resume", "nosuchfolder"], "--resume nosuchfolder: is not a directory"),
         (["--resume", "logs"], "--resume logs: holds no checkpoint"),
         (["--resume", f"logs/trpo/{TASK}_1"], f"is a run of {TASK}; this is --env CartPole-v1"),
     ],
@@ -222,7 +222,7 @@ def test_a_signal_finishes_the_update(number: signal.Signals, more: list[str]) -
         process.kill()
     assert process.returncode == 128 + number, out
     assert "stopping after this update, with a checkpoint (forced after " in out
-    assert f"goes on with `python -m sb3_trpo_ext train --env {TASK} --resume {folder}`" in out
+    assert f"resume this run with `python -m sb3_trpo_ext train --env {TASK} --resume {folder}`" in out
     found, passed_over = newest_whole(folder)
     assert found is not None
     assert not passed_over

@@ -163,7 +163,7 @@ def test_flags_that_name_the_place_of_a_run(where: list[str], env_id: str, capsy
     write_checkpoint(folder / "checkpoints", 1, {"model.zip": b"-", "state.pkl": b"-"}, about)
     plan, rest = make_plan(["--env", env_id, *where, "--resume"])
     assert (plan.run, rest[-2:]) == (folder, ["-n", "256"])
-    assert f"{folder} goes on behind update 1 (128 of 256 steps)" in capsys.readouterr().out
+    assert f"{folder} resumes after update 1 (128 of 256 steps)" in capsys.readouterr().out
 
 
 def test_a_run_with_a_uuid_from_beginning_to_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +171,7 @@ def test_a_run_with_a_uuid_from_beginning_to_end(capsys: pytest.CaptureFixture[s
     assert run([*short, "-n", "128"]) == 0
     (folder,) = Path("logs/trpo").iterdir()
     assert run([*short, "-n", "256", "--resume"]) == 0
-    assert f"{folder} goes on behind update 1 (128 of 256 steps)" in capsys.readouterr().out
+    assert f"{folder} resumes after update 1 (128 of 256 steps)" in capsys.readouterr().out
     assert run([*short, "-n", "256", "--resume"]) == 0
     assert f"{folder} has done all of its steps (256 of 256)" in capsys.readouterr().out
     assert [*Path("logs/trpo").iterdir()] == [folder]
