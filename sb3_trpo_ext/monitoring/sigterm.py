@@ -162,7 +162,7 @@ class GracefulStop(_Handlers):
         super().install()
 
     def remove(self) -> None:
-        """Act no more; as above."""
+        """Stop acting, and put the earlier handlers back."""
         with self._sending:
             super().remove()
 
@@ -209,7 +209,7 @@ class GracefulStop(_Handlers):
                     _send_to_main_thread(number)
 
     def _force(self, number: int) -> None:
-        # What is put in order because of it has as much time again.
+        # The clean-up that this sets off gets as much time again.
         self._since = time.monotonic()
         say(f"no training step was made for {PATIENCE:g} s: the training is stopped where it is")
         if number == signal.SIGINT:
@@ -221,7 +221,7 @@ class GracefulStop(_Handlers):
 
 
 def _send_to_main_thread(number: int) -> None:
-    """A real signal, where there are any: it also ends a wait in the operating system."""
+    """A real signal where the system has signals: it also ends a wait in the operating system."""
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:  # Windows

@@ -35,7 +35,7 @@ KNOWN = frozenset(
         "wandb.integration.sb3.sb3.WandbCallback",
     }
 )
-"""Classes of others whose source was read, by name: this room imports neither the Zoo nor W&B."""
+"""Callbacks of other packages that are known not to read step values. By name, since `sb3/` imports neither the Zoo nor W&B."""
 
 
 def what_needs_sb3_loop(callback: BaseCallback) -> str | None:
@@ -82,7 +82,7 @@ def every_callback(callback: BaseCallback) -> list[BaseCallback]:
 
 
 def _is_declared(kind: type[Any]) -> bool:
-    """By the exact class: what a subclass adds, nobody has looked at."""
+    """Only by the exact class, because nobody has looked at what a subclass adds."""
     if DECLARATION in vars(kind):
         return vars(kind)[DECLARATION] is False
     return f"{kind.__module__}.{kind.__qualname__}" in KNOWN or kind.__module__.startswith(OUR_MODULES)

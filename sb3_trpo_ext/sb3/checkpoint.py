@@ -124,7 +124,7 @@ class Checkpoints(BaseCallback):
             try:
                 self._take()
             except WorkerError:
-                raise  # of what is trained in: nothing goes on
+                raise  # a training environment has lost its worker, so training can't continue
             except Exception as error:
                 self._tell(error, "training stops" if stops else "training goes on")
         return not stops
@@ -152,7 +152,7 @@ class Checkpoints(BaseCallback):
             prune(folder, self.keep_last, self.keep_best)
 
     def _tell(self, error: Exception, outcome: str) -> None:
-        """What can't be written (a full disk, an object of the user's that can't be pickled) ends no training."""
+        """A checkpoint that can't be written (a full disk, an object that can't be pickled) does not end the training."""
         if not self._in_trouble:
             text = f"a checkpoint can't be written ({error!r}): a resumed run would begin at an earlier one; {outcome}"
             warnings.warn(f"TRPO: {text}", UserWarning, stacklevel=2)
@@ -174,7 +174,7 @@ class Checkpoints(BaseCallback):
         self._end()
 
     def _end(self) -> None:
-        """Once: whatever is called after it (the RL Zoo calls ``on_training_end`` again) finds nothing to do."""
+        """Runs once, because the RL Zoo calls ``on_training_end`` twice."""
         self._signals.remove()
         if not self._active:
             return

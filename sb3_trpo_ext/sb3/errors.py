@@ -14,7 +14,7 @@ class CheckpointError(ValueError):
 
 
 class EpisodeError(ValueError):
-    """The episodes of an evaluation are ended above its Monitor, again and again: the evaluation would never end."""
+    """A wrapper outside the Monitor ends every episode of an evaluation, so the evaluation would never end."""
 
 
 class WorkerError(EOFError):

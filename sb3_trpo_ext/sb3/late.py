@@ -1,4 +1,4 @@
-"""Numbers that our loop computes after the last step: until then, reading them raises one clear line, and never a zero."""
+"""Numbers that our loop computes after the last step: until then, reading them raises one clear error and never gives a zero."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sb3_trpo_ext.sb3.callback_needs import DECLARATION
 from sb3_trpo_ext.sb3.errors import TooEarlyError
 
 LATE_ARRAYS = ("values", "log_probs", "rewards")
-"""Of a buffer: complete only after the last step."""
+"""Arrays of a rollout buffer that are complete only after the last step."""
 
 
 class Late:

@@ -24,10 +24,10 @@ STATISTICS_NAME = "vecnormalize.pkl"
 """Entry of the zip: what ``VecNormalize.save`` writes, for ``VecNormalize.load``."""
 
 INITIAL_COUNT = RunningMeanStd().count
-"""Of samples, in statistics that have seen none."""
+"""Number of samples in new statistics."""
 
 LONGEST_NAME = 200
-"""Letters of a file's name that its temporary name takes over; file systems allow 255 bytes."""
+"""Letters of a file's name that are kept in its temporary name; file systems allow 255 bytes."""
 
 
 def statistics_to_save(normalize: VecNormalize | None, loaded: bytes | None) -> bytes | None:
@@ -52,7 +52,7 @@ def statistics_to_save(normalize: VecNormalize | None, loaded: bytes | None) -> 
 
 
 def _has_seen_nothing(normalize: VecNormalize) -> bool:
-    """Whether a wrapper is as it was made, so that it knows less than any file."""
+    """Whether no sample has changed the statistics yet, so that any saved ones are better."""
     obs = getattr(normalize, "obs_rms", None)
     parts = [normalize.ret_rms, *(obs.values() if isinstance(obs, dict) else [obs] if obs is not None else [])]
     return all(part.count <= INITIAL_COUNT for part in parts)
@@ -104,7 +104,7 @@ def write_model(path: str | Path | io.BufferedIOBase, content: bytes) -> None:
 
 
 def _can_be_replaced(target: Path) -> bool:
-    """Not so a pipe or a device; nor a file in a folder that takes no other, such as a single file that is mounted."""
+    """False for pipes and devices, and where the folder does not take another file (a single file that is mounted)."""
     folder = next(part for part in target.parents if part.exists())
     return os.access(folder, os.W_OK) and (target.is_file() or not target.exists())
 

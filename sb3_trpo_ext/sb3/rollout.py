@@ -44,7 +44,7 @@ BUFFER_METHODS = ("add", "reset")
 """What our loop does in a buffer's place."""
 
 LATE_LOCALS = {name: Late(f"{name} of a step") for name in ("values", "log_probs")}
-"""In the place of local variables that SB3's loop shows to callbacks."""
+"""Stand-ins for local variables that SB3's loop shows to callbacks."""
 
 
 def why_sb3_loop(model: TRPO, callback: BaseCallback, buffer: RolloutBuffer, n_rollout_steps: int) -> str | None:
@@ -234,7 +234,7 @@ class Rollout:
         values[:n_steps] = predict_values(model.policy, observations).reshape(n_steps, buffer.n_envs)
         if self._timed_out:
             steps, environments, last = zip(*self._timed_out, strict=True)
-            # One by one, as SB3 does: each may have a dimension of length 1 that its space has not.
+            # One by one, as in SB3: each may have a dimension of length 1 that its space does not have.
             ends = predict_values(model.policy, _joined([model.policy.obs_to_tensor(each)[0] for each in last]))
             rewards[steps, environments] += model.gamma * ends
         # Last, because a dropped step was reported as a time limit and has been bootstrapped as one.

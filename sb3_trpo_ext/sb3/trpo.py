@@ -272,7 +272,7 @@ class TRPO(sb3_contrib.TRPO):
             self._setup_model()
 
     def _begin_unobserved(self) -> None:
-        """Make what belongs to this object in this process alone: neither ``save`` nor ``pickle`` takes it along."""
+        """Make the attributes that belong to this object in this process only: ``save`` and ``pickle`` leave them out."""
         self.last_update_inputs: UpdateInputs | None = None
         # Called with what ends a training before its time, once; callbacks add themselves when it begins.
         self.failure_observers: list[FailureObserver] = []
@@ -294,7 +294,7 @@ class TRPO(sb3_contrib.TRPO):
         self._episodes: list[tuple[int, dict[str, Any]]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """For ``pickle``, joblib and worker processes: as after ``load``, a logger that writes somewhere is left out."""
+        """For ``pickle``, joblib and worker processes. A logger that writes somewhere is left out, as ``load`` has none either."""
         state = {name: value for name, value in vars(self).items() if name not in OF_THIS_OBJECT}
         if "_logger" in state and state["_logger"].output_formats:
             del state["_logger"]
@@ -391,7 +391,7 @@ class TRPO(sb3_contrib.TRPO):
         return own() if self._ranks.size == 1 else collect(self, env, own)
 
     def _enter(self, env: VecEnv) -> None:
-        """Be where the checkpoint was, if this model goes on from one."""
+        """Restore the checkpoint's episodes and random streams, if this model was resumed from one."""
         if self._resumption is not None:
             self._resumption.enter(self, env)
             self._resumption = None

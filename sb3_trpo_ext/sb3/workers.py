@@ -22,19 +22,19 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from sb3_trpo_ext.sb3.errors import WorkerError
 
 REAPED_WITHIN = 5.0
-"""Seconds that the exit code of a dead worker is waited for: a fork server passes it on."""
+"""Seconds to wait for the exit code of a dead worker, which a fork server passes on."""
 
 ANSWERS_WITHIN = 5.0
-"""Seconds that a call which is still under way has to be answered before its worker is taken to hang, when all are closed."""
+"""Seconds in which a worker has to answer a call that is still under way when all are closed; after that it counts as hanging."""
 
 CLOSED_WITHIN = 30.0
-"""Seconds that workers which answer have to close their environments (a video may have to be written); then they are ended."""
+"""Seconds in which workers have to close their environments (a video may have to be written) before they are terminated."""
 
 ENDED_WITHIN = 5.0
-"""Seconds that a worker has to end after SIGTERM, and after SIGKILL."""
+"""Seconds to wait for the end of a worker after SIGTERM, and again after SIGKILL."""
 
 LOOKS_EVERY = 1_000
-"""Milliseconds between two looks whether a silent worker lives: a process that it has forked keeps its sentinel open."""
+"""Milliseconds between checks that a silent worker is alive: a process that it has forked keeps its sentinel open."""
 
 HINTS = {
     -getattr(signal, "SIGKILL", 9): "often the system ran out of memory: use fewer environments, or smaller ones",
