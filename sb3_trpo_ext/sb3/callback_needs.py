@@ -35,7 +35,7 @@ KNOWN = frozenset(
         "wandb.integration.sb3.sb3.WandbCallback",
     }
 )
-"""Callbacks of other packages that are known not to read step values. By name, since `sb3/` imports neither the Zoo nor W&B."""
+"""Callbacks of other packages that are known not to read step values; by name, since `sb3` imports no Zoo and no W&B."""
 
 
 def what_needs_sb3_loop(callback: BaseCallback) -> str | None:

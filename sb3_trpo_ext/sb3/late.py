@@ -1,4 +1,4 @@
-"""Numbers that our loop computes after the last step: until then, reading them raises one clear error and never gives a zero."""
+"""Numbers that our loop computes after the last step: until then, reading them raises one clear error, and never gives 0."""
 
 from __future__ import annotations
 

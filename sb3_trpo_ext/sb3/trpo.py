@@ -294,7 +294,7 @@ class TRPO(sb3_contrib.TRPO):
         self._episodes: list[tuple[int, dict[str, Any]]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """For ``pickle``, joblib and worker processes. A logger that writes somewhere is left out, as ``load`` has none either."""
+        """For ``pickle``, joblib and worker processes; a logger that writes somewhere is left out, as after ``load``."""
         state = {name: value for name, value in vars(self).items() if name not in OF_THIS_OBJECT}
         if "_logger" in state and state["_logger"].output_formats:
             del state["_logger"]

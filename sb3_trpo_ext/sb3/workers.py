@@ -25,10 +25,10 @@ REAPED_WITHIN = 5.0
 """Seconds to wait for the exit code of a dead worker, which a fork server passes on."""
 
 ANSWERS_WITHIN = 5.0
-"""Seconds in which a worker has to answer a call that is still under way when all are closed; after that it counts as hanging."""
+"""Seconds in which a worker has to answer a call that is under way when all are closed; then it counts as hanging."""
 
 CLOSED_WITHIN = 30.0
-"""Seconds in which workers have to close their environments (a video may have to be written) before they are terminated."""
+"""Seconds in which workers have to close their environments (which may write a video) before they are terminated."""
 
 ENDED_WITHIN = 5.0
 """Seconds to wait for the end of a worker after SIGTERM, and again after SIGKILL."""
