@@ -19,7 +19,7 @@ SOURCES := sb3_trpo_ext tests scripts examples docs/conf.py docs/_ext
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: setup setup-system test pytest pytest-slow pytest-gpu type lint format check-codestyle imports docstrings commit-checks \
+.PHONY: setup setup-system test pytest pytest-slow pytest-install pytest-gpu type lint format check-codestyle imports docstrings commit-checks \
         docs docs-test benchmark run clean help
 
 setup: $(READY)  ## make .venv with the pinned dependencies (again only if they changed)
@@ -49,8 +49,12 @@ pytest: $(READY)  ## the fast tests
 
 # pytest calls "nothing collected" a failure (5).
 pytest-slow: $(READY)  ## the slow tests: identity environments, determinism, short trainings
-	@$(PYTEST) -m "slow and not gpu" --collect-only -qq > /dev/null 2>&1; \
-	if [ $$? -eq 5 ]; then echo "There are no slow tests yet."; else $(PYTEST) -n $(WORKERS) -m "slow and not gpu" --timeout=1800; fi
+	@$(PYTEST) -m "slow and not gpu and not install" --collect-only -qq > /dev/null 2>&1; \
+	if [ $$? -eq 5 ]; then echo "There are no slow tests yet."; \
+	else $(PYTEST) -n $(WORKERS) -m "slow and not gpu and not install" --timeout=1800; fi
+
+pytest-install: $(READY)  ## each documented install line in a new environment; needs the package registry
+	$(PYTEST) -n $(WORKERS) -m install --timeout=1800
 
 pytest-gpu: $(READY)  ## the tests that need a CUDA device (skipped without one)
 	@$(PYTEST) -m gpu --collect-only -qq > /dev/null 2>&1; \

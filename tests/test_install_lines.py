@@ -247,6 +247,7 @@ def fresh(base: Path, repo: Path, tmp_path: Path, request: pytest.FixtureRequest
 
 
 @pytest.mark.slow
+@pytest.mark.install
 @pytest.mark.skipif(sys.platform != "linux", reason="links and folders are those of Linux")
 @pytest.mark.parametrize("fresh", PROMISES, indirect=True, ids=[line or "no extra" for line in PROMISES])
 def test_an_install_line_brings_what_its_commands_need(fresh: Fresh, request: pytest.FixtureRequest) -> None:
