@@ -1,6 +1,7 @@
 """Every test is seeded, runs on one thread, and leaves nothing in the repository."""
 
 import os
+import time
 
 # Before anything imports pygame or W&B.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -17,6 +18,13 @@ from stable_baselines3.common.utils import set_random_seed
 torch.set_num_threads(1)
 
 REPO = Path(__file__).resolve().parents[1]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where the time of a run is limited (CI), slow tests for which none is left are skipped, and the summary says so."""
+    until = float(os.environ.get("SLOW_TESTS_UNTIL") or "inf")
+    if item.get_closest_marker("slow") is not None and time.time() > until:
+        pytest.skip("no time is left for slow tests (SLOW_TESTS_UNTIL)")
 
 
 class _TorchRandom:

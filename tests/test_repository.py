@@ -1,7 +1,9 @@
 """What a host of the repository reads: the workflow, the forms, the hooks and the citation."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +31,20 @@ def test_the_workflow_runs_what_ci_runs_on_a_python_that_is_classified(repo: Pat
     assert (repo / ".ci/run").is_file()
     project = (repo / "pyproject.toml").read_text()
     assert all(f'"Programming Language :: Python :: {version}"' in project for version in job["strategy"]["matrix"]["python"])
+
+
+@pytest.mark.parametrize(
+    ("until", "slow", "skipped"), [("1", True, True), ("1", False, False), ("9e9", True, False), ("", True, False)]
+)
+def test_slow_tests_are_skipped_once_the_time_of_a_run_is_up(
+    until: str, slow: bool, skipped: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugins = request.config.pluginmanager.get_plugins()
+    [ours] = [each for each in plugins if str(getattr(each, "__file__", "")) == str(Path(__file__).with_name("conftest.py"))]
+    monkeypatch.setenv("SLOW_TESTS_UNTIL", until)
+    item: Any = SimpleNamespace(get_closest_marker=lambda name: slow or None)
+    with pytest.raises(pytest.skip.Exception, match="no time is left") if skipped else nullcontext():
+        ours.pytest_runtest_setup(item)
 
 
 def test_the_hook_calls_targets_that_exist(repo: Path) -> None:
