@@ -106,7 +106,7 @@ def _without_statistics_it_is_as_before(capsys: pytest.CaptureFixture[str], best
     assert mean < best - 3
     assert said.count("\n") == 1
     assert f"{RUN}/best_model.zip does not hold the statistics" in said
-    assert f"{RUN}/{TASK}/vecnormalize.pkl is used" in said
+    assert f"using {RUN}/{TASK}/vecnormalize.pkl" in said
     assert not enjoyed(capsys)[1]
 
 
