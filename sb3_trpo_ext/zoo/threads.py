@@ -2,7 +2,7 @@
 How many threads torch uses when the command line trains: one for a small network on a CPU, unless the user says otherwise.
 
 An operation on a small network takes microseconds. Divided among threads it takes no less, and where other work keeps the
-processors busy, each thread waits for the slowest: a training of CartPole took up to 15 times as long.
+processors busy, each thread waits for the slowest, and a training takes several times as long.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 SMALL = 500_000
 """Parameters of the largest policy that is called small: above every one that we ship (two networks of 256x256 units on the
-widest observations have 310,000), all of which were tuned and measured on one thread. Larger ones keep torch's number."""
+widest observations have 310,000). Chosen by that count, not measured. Larger ones keep torch's number."""
 
 
 def is_small(policy: BasePolicy) -> bool:

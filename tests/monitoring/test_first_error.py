@@ -87,6 +87,7 @@ def test_none_is_forgotten() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_an_end_without_a_beginning(name: str) -> None:
     end(make(name))
+    assert list(Path().iterdir()) == []  # nothing was trained, so nothing is left behind
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -95,6 +96,7 @@ def test_an_end_after_a_model_that_was_refused(name: str) -> None:
     with suppress(TypeError):
         callback.init_callback(model)
     end(callback)
+    assert list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["ours first", "ours last"])
