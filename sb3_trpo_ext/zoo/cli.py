@@ -65,6 +65,9 @@ SCRIPTS = {
 }
 
 
+ENDED = (EndedError, RanksError, WorkerError)
+"""What ends a training before its time: there is nothing to correct in the command line."""
+
 PLOTS = {"train": "plot_train", "all": "all_plots", "from_file": "plot_from_file"}
 """``plots NAME``: the Zoo's plot scripts by one word."""
 
@@ -122,12 +125,12 @@ def _run_zoo_script(name: str, arguments: list[str]) -> int:
     try:
         with planned(plan), own_statistics(name) if name in pretrained.SCRIPTS else nullcontext():
             _entry(SCRIPTS[name])()
-    except (ModuleNotFoundError, DependencyNotInstalled, EndedError, WorkerError, AssertionError, ValueError) as error:
+    except (ModuleNotFoundError, DependencyNotInstalled, *ENDED, AssertionError, ValueError) as error:
         line = _in_one_line(error)
         if line is None:
             raise
         _fail(line + suffix)
-        return 1 if isinstance(error, EndedError | WorkerError) else 2
+        return 1 if isinstance(error, ENDED) else 2
     return 0
 
 
@@ -158,7 +161,7 @@ def _in_one_line(error: Exception) -> str | None:
         return f"the Zoo's plots need {error.name}: pip install 'rl-zoo3[plots]'" if plots else None
     if isinstance(error, DependencyNotInstalled):
         return f"{error} (for gymnasium's own tasks: pip install 'sb3-trpo-ext[zoo,doctor,envs]')"
-    if isinstance(error, ConfigError | CheckpointError | EndedError | WorkerError):
+    if isinstance(error, ConfigError | CheckpointError | RanksError | EndedError | WorkerError):
         return str(error)
     raised_in = traceback.extract_tb(error.__traceback__)[-1].name
     if raised_in == "get_best_trial":

@@ -133,7 +133,10 @@ def test_a_killed_rank_ends_all(repo: Path, rank: int) -> None:
     output = ended(process)
     assert process.returncode != 0
     assert time.monotonic() - begin < 45.0
-    assert "RanksError: TRPO: rank" in output
+    # torchrun, which sees the death too, may end the other before it has said why.
+    told = f"sb3_trpo_ext: TRPO: rank {1 - rank} stops, since the ranks can't go on together: another rank has ended"
+    assert told in output or "Signal 15 (SIGTERM) received" in output
+    assert f"[rank{1 - rank}]: Traceback" not in output
     assert not any(Path("/proc", str(pid)).exists() for pid in pids.values())
 
 
