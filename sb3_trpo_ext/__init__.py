@@ -1,7 +1,7 @@
 """A hardened, drop-in TRPO for Stable-Baselines3."""
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.sb3.checkpoint import Checkpoints
+from sb3_trpo_ext.sb3.checkpoints.callback import Checkpoints
 from sb3_trpo_ext.sb3.errors import (
     CheckpointError,
     EpisodeError,

@@ -26,7 +26,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.env_guard import EnvGuard
+from sb3_trpo_ext.sb3.integrity.env_guard import EnvGuard
 
 CELLS = [("CartPole-v1", 1), ("CartPole-v1", 8), ("HalfCheetah-v5", 1), ("HalfCheetah-v5", 8), ("Humanoid-v5", 2)]
 STEPS = 256

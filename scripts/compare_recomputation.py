@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.core.fisher import Curvature, FisherOperator, Rung, RungChoice
 from sb3_trpo_ext.core.reduce import WeightedMean, chunked
-from sb3_trpo_ext.sb3.action_distributions import action_distribution
-from sb3_trpo_ext.sb3.adapter import PolicyFunction
+from sb3_trpo_ext.sb3.problem.action_distributions import action_distribution
+from sb3_trpo_ext.sb3.problem.actor import PolicyFunction
 
 CSV = REPO / "results" / "recomputation.csv"
 SOURCE = ["numerics_version", "commit", "dirty", "torch", "machine", "finished"]

@@ -15,7 +15,7 @@ from evidence.provenance import REPO
 from generated_page import parser, write_or_check
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.validation import OF_SB3, SETTINGS
+from sb3_trpo_ext.sb3.arguments.validation import OF_SB3, SETTINGS
 
 PAGE = REPO / "docs" / "settings.md"
 

@@ -30,9 +30,9 @@ from sb3_trpo_ext.core.objective import Evaluation, Surrogate, prepare_advantage
 from sb3_trpo_ext.core.preconditioner import KroneckerPreconditioner
 from sb3_trpo_ext.core.step_scale import StepScale
 from sb3_trpo_ext.core.update import PolicySettings, find_direction, fisher_operators
-from sb3_trpo_ext.sb3.batch import read_batch
-from sb3_trpo_ext.sb3.layers import policy_preconditioner, score_generator
-from sb3_trpo_ext.sb3.problems import Evaluated, evaluate_batch
+from sb3_trpo_ext.sb3.problem.batch import read_batch
+from sb3_trpo_ext.sb3.problem.evaluation import Evaluated, evaluate_batch
+from sb3_trpo_ext.sb3.problem.kfac import policy_preconditioner, score_generator
 from sb3_trpo_ext.sb3.settings import policy_settings
 
 

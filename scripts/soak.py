@@ -36,8 +36,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.monitoring import TrustRegionMonitor, recorded
-from sb3_trpo_ext.sb3.checkpoint_files import write_checkpoint
-from sb3_trpo_ext.sb3.checkpoint_state import about, checkpoint_files
+from sb3_trpo_ext.sb3.checkpoints.files import write_checkpoint
+from sb3_trpo_ext.sb3.checkpoints.state import about, checkpoint_files
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "soak.csv"
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext.export.files import WRITERS, export_policy
 from sb3_trpo_ext.export.policy import ExportError, reason
-from sb3_trpo_ext.sb3.model_files import STATISTICS_NAME, statistics_in
+from sb3_trpo_ext.sb3.checkpoints.model_files import STATISTICS_NAME, statistics_in
 from sb3_trpo_ext.sb3.trpo import TRPO
 
 SUMMARY = "write a trained policy as ONNX or TorchScript"

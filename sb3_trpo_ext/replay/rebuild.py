@@ -26,9 +26,9 @@ from torch.nn.modules import activation
 from sb3_trpo_ext.monitoring.describe import CLASS, UNKNOWN
 from sb3_trpo_ext.monitoring.dump import Dump, DumpError
 from sb3_trpo_ext.replay.whole import NoLarger, check
-from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
+from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.trpo import TRPO
-from sb3_trpo_ext.sb3.update_start import RandomStates
+from sb3_trpo_ext.sb3.update.start import RandomStates
 
 _MODULES = tuple(getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention")
 _EXTRACTORS = (torch_layers.FlattenExtractor, torch_layers.NatureCNN, torch_layers.CombinedExtractor)

@@ -16,8 +16,8 @@ from sb3_trpo_ext.monitoring.describe import build
 from sb3_trpo_ext.monitoring.dump import Dump
 from sb3_trpo_ext.replay.rebuild import rebuild
 from sb3_trpo_ext.replay.whole import check
-from sb3_trpo_ext.sb3.update_start import RandomStates
-from sb3_trpo_ext.sb3.validation import SETTINGS, refuse_impossible
+from sb3_trpo_ext.sb3.arguments.validation import SETTINGS, refuse_impossible
+from sb3_trpo_ext.sb3.update.start import RandomStates
 
 
 @dataclass(frozen=True)

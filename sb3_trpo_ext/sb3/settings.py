@@ -10,9 +10,9 @@ from sb3_trpo_ext.core.cg import CGSettings
 from sb3_trpo_ext.core.critic import CriticSettings
 from sb3_trpo_ext.core.damping import RANGE_FACTOR, DampingState
 from sb3_trpo_ext.core.update import PolicySettings
-from sb3_trpo_ext.sb3.action_distributions import action_distribution
-from sb3_trpo_ext.sb3.layers import score_generator
-from sb3_trpo_ext.sb3.problems import Evaluated
+from sb3_trpo_ext.sb3.problem.action_distributions import action_distribution
+from sb3_trpo_ext.sb3.problem.evaluation import Evaluated
+from sb3_trpo_ext.sb3.problem.kfac import score_generator
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO

@@ -47,33 +47,32 @@ from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
 from sb3_trpo_ext.monitoring.observers import with_observers
 from sb3_trpo_ext.monitoring.recorded import is_recorded
-from sb3_trpo_ext.sb3.action_distributions import action_distribution
-from sb3_trpo_ext.sb3.adapter import refuse_scripted_modules
-from sb3_trpo_ext.sb3.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
-from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
-from sb3_trpo_ext.sb3.checkpoint import resume
-from sb3_trpo_ext.sb3.checkpoint_state import Resumption
-from sb3_trpo_ext.sb3.conclusion import UpdateInputs, report_of
-from sb3_trpo_ext.sb3.constructor import refuses_mistakes
-from sb3_trpo_ext.sb3.critic import Critic
-from sb3_trpo_ext.sb3.diagnosis import Diagnosis
-from sb3_trpo_ext.sb3.distributed import ALONE, Ranks
-from sb3_trpo_ext.sb3.env_guard import EnvGuard, dropped_environments, guarded, refuse_impossible_truncation
+from sb3_trpo_ext.sb3.arguments.constructor import refuses_mistakes
+from sb3_trpo_ext.sb3.arguments.validation import notice_unit, refuse_contradictions, refuse_impossible, warn_about_risks
+from sb3_trpo_ext.sb3.checkpoints.callback import resume
+from sb3_trpo_ext.sb3.checkpoints.model_files import add_statistics, statistics_in, statistics_to_save, write_model
+from sb3_trpo_ext.sb3.checkpoints.state import Resumption
+from sb3_trpo_ext.sb3.collect.rollout import collect_rollout, settle_collected, why_sb3_loop
 from sb3_trpo_ext.sb3.errors import StaleBatchError, WorkerError
-from sb3_trpo_ext.sb3.finiteness import refuse_non_finite_noise, refuse_non_finite_parameters
-from sb3_trpo_ext.sb3.guard import FailureObserver, all_or_nothing, marked, tell
-from sb3_trpo_ext.sb3.launched import place, use_own_gpu
-from sb3_trpo_ext.sb3.messages import stale_batch_message
-from sb3_trpo_ext.sb3.model_files import add_statistics, statistics_in, statistics_to_save, write_model
-from sb3_trpo_ext.sb3.preconditions import (
+from sb3_trpo_ext.sb3.integrity.env_guard import EnvGuard, dropped_environments, guarded, refuse_impossible_truncation
+from sb3_trpo_ext.sb3.integrity.finiteness import refuse_non_finite_noise, refuse_non_finite_parameters
+from sb3_trpo_ext.sb3.integrity.guard import FailureObserver, all_or_nothing, marked, tell
+from sb3_trpo_ext.sb3.integrity.preconditions import (
     in_plain_torch,
     plain_torch,
     refuse_impossible_update,
     refuse_overridden_product,
 )
-from sb3_trpo_ext.sb3.problems import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
-from sb3_trpo_ext.sb3.rank_comparison import verify_update
-from sb3_trpo_ext.sb3.rank_training import (
+from sb3_trpo_ext.sb3.problem.action_distributions import action_distribution
+from sb3_trpo_ext.sb3.problem.actor import refuse_scripted_modules
+from sb3_trpo_ext.sb3.problem.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
+from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
+from sb3_trpo_ext.sb3.problem.critic import Critic
+from sb3_trpo_ext.sb3.problem.evaluation import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
+from sb3_trpo_ext.sb3.ranks.comparison import verify_update
+from sb3_trpo_ext.sb3.ranks.group import ALONE, Ranks
+from sb3_trpo_ext.sb3.ranks.launch import place, use_own_gpu
+from sb3_trpo_ext.sb3.ranks.training import (
     Common,
     agree_on_step,
     callbacks_of,
@@ -82,11 +81,12 @@ from sb3_trpo_ext.sb3.rank_training import (
     on_this_rank,
     seed_of_rank,
 )
-from sb3_trpo_ext.sb3.rollout import collect_rollout, settle_collected, why_sb3_loop
-from sb3_trpo_ext.sb3.run_log import RunLog
 from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
-from sb3_trpo_ext.sb3.update_start import RandomStates, UpdateStart
-from sb3_trpo_ext.sb3.validation import notice_unit, refuse_contradictions, refuse_impossible, warn_about_risks
+from sb3_trpo_ext.sb3.update.diagnosis import Diagnosis
+from sb3_trpo_ext.sb3.update.messages import stale_batch_message
+from sb3_trpo_ext.sb3.update.report import UpdateInputs, report_of
+from sb3_trpo_ext.sb3.update.run_log import RunLog
+from sb3_trpo_ext.sb3.update.start import RandomStates, UpdateStart
 
 COUNTS = ("_n_updates", "_updates_skipped", "_adapted_damping", "_adapted_damping_unit", "last_update", "last_update_inputs")
 """What an update leaves in the model beside its policy."""

@@ -15,8 +15,8 @@ from rl_zoo3 import exp_manager
 
 import sb3_trpo_ext.zoo  # noqa: F401  (registers our TRPO; also when this module is imported on its own)
 from sb3_trpo_ext.sb3.errors import CheckpointError, RanksError, WorkerError
+from sb3_trpo_ext.sb3.integrity.workers import PatientSubprocVecEnv
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
-from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv
 from sb3_trpo_ext.zoo import convert_config, preflight, pretrained, screen
 from sb3_trpo_ext.zoo.endings import EndedError
 from sb3_trpo_ext.zoo.experiment import planned

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from rl_zoo3.utils import get_wrapper_class
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.validation import is_number
+from sb3_trpo_ext.sb3.arguments.validation import is_number
 from sb3_trpo_ext.zoo.entry import named
 from sb3_trpo_ext.zoo.yaml_files import ConfigError, parse_yaml, read_text
 

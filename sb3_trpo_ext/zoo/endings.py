@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
 
-from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, checkpoints_in, newest_in_words
+from sb3_trpo_ext.sb3.checkpoints.files import FOLDER_NAME, checkpoints_in, newest_in_words
 from sb3_trpo_ext.sb3.errors import EpisodeError, WorkerError
 
 OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})

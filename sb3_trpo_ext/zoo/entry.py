@@ -21,9 +21,9 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
 from sb3_trpo_ext.monitoring.monitor import Monitor
-from sb3_trpo_ext.sb3.constructor import OF_POLICY, OF_POLICY_KWARGS, refuse_settings
-from sb3_trpo_ext.sb3.naming import OTHER_NAMES, maybe, shown
-from sb3_trpo_ext.sb3.validation import DICTIONARY, OF_SB3, SETTINGS, SIZE, Rule, is_number, refuse_impossible
+from sb3_trpo_ext.sb3.arguments.constructor import OF_POLICY, OF_POLICY_KWARGS, refuse_settings
+from sb3_trpo_ext.sb3.arguments.naming import OTHER_NAMES, maybe, shown
+from sb3_trpo_ext.sb3.arguments.validation import DICTIONARY, OF_SB3, SETTINGS, SIZE, Rule, is_number, refuse_impossible
 from sb3_trpo_ext.zoo.yaml_files import ConfigError
 
 Entry = Mapping[str, Any]

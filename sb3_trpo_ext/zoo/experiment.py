@@ -23,11 +23,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_trpo_ext import TRPO, Checkpoints
-from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, checkpoints_in
-from sb3_trpo_ext.sb3.distributed import of_first_rank
-from sb3_trpo_ext.sb3.launched import place
-from sb3_trpo_ext.sb3.model_files import STATISTICS_NAME, replace_file, statistics_in
-from sb3_trpo_ext.sb3.rank_training import callbacks_of
+from sb3_trpo_ext.sb3.checkpoints.files import FOLDER_NAME, checkpoints_in
+from sb3_trpo_ext.sb3.checkpoints.model_files import STATISTICS_NAME, replace_file, statistics_in
+from sb3_trpo_ext.sb3.ranks.group import of_first_rank
+from sb3_trpo_ext.sb3.ranks.launch import place
+from sb3_trpo_ext.sb3.ranks.training import callbacks_of
 from sb3_trpo_ext.zoo.endings import first_raised, resuming, told_in_one_line
 from sb3_trpo_ext.zoo.plan import Plan
 from sb3_trpo_ext.zoo.threads import choose_threads

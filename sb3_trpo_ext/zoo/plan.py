@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rl_zoo3.utils import EnvironmentName
 
-from sb3_trpo_ext.sb3.checkpoint import EVERY_UPDATES
-from sb3_trpo_ext.sb3.checkpoint_files import FOLDER_NAME, Checkpoint, checkpoints_in, newest_whole
-from sb3_trpo_ext.sb3.checkpoint_lock import claim, release
-from sb3_trpo_ext.sb3.model_files import STATISTICS_NAME, statistics_in
+from sb3_trpo_ext.sb3.checkpoints.callback import EVERY_UPDATES
+from sb3_trpo_ext.sb3.checkpoints.files import FOLDER_NAME, Checkpoint, checkpoints_in, newest_whole
+from sb3_trpo_ext.sb3.checkpoints.lock import claim, release
+from sb3_trpo_ext.sb3.checkpoints.model_files import STATISTICS_NAME, statistics_in
 from sb3_trpo_ext.zoo.preflight import CheckingParser
 from sb3_trpo_ext.zoo.resumed import Resumed, read_resumed
 from sb3_trpo_ext.zoo.runs import newest_run

@@ -22,8 +22,8 @@ import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import EnvironmentName
 
-from sb3_trpo_ext.sb3.naming import maybe
-from sb3_trpo_ext.sb3.validation import LARGEST_SEED, OF_SB3, SIZE, Rule, is_integer, refuse_impossible
+from sb3_trpo_ext.sb3.arguments.naming import maybe
+from sb3_trpo_ext.sb3.arguments.validation import LARGEST_SEED, OF_SB3, SIZE, Rule, is_integer, refuse_impossible
 from sb3_trpo_ext.zoo.entry import check_entry
 from sb3_trpo_ext.zoo.rehearsal import manager_of, rehearse, silent
 from sb3_trpo_ext.zoo.resumed import Resumed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from sb3_trpo_ext.sb3.distributed import join
-from sb3_trpo_ext.sb3.launched import place
+from sb3_trpo_ext.sb3.ranks.group import join
+from sb3_trpo_ext.sb3.ranks.launch import place
 from sb3_trpo_ext.zoo.plan import Plan, make_plan
 
 RESTARTS_VARIABLE = "TORCHELASTIC_RESTART_COUNT"

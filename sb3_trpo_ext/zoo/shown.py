@@ -14,7 +14,7 @@ from rl_zoo3 import utils
 from rl_zoo3.utils import EnvironmentName, create_test_env, get_model_path
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_ext.sb3.model_files import STATISTICS_NAME, statistics_in
+from sb3_trpo_ext.sb3.checkpoints.model_files import STATISTICS_NAME, statistics_in
 from sb3_trpo_ext.zoo import screen
 from sb3_trpo_ext.zoo.runs import newest_run
 

@@ -14,7 +14,7 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch.nn.modules.conv import _ConvNd
 
-from sb3_trpo_ext.sb3.launched import place
+from sb3_trpo_ext.sb3.ranks.launch import place
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables from which torch takes its number of threads."""

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from sb3_trpo_ext.monitoring.one_line import one_line
-from sb3_trpo_ext.sb3.naming import maybe
+from sb3_trpo_ext.sb3.arguments.naming import maybe
 
 LARGEST_FILE = 2**20
 """Bytes; the Zoo's largest has 20,000."""

@@ -23,9 +23,9 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_trpo_ext
-from sb3_trpo_ext.sb3.acting import ActorAlone
-from sb3_trpo_ext.sb3.critic import Critic
-from sb3_trpo_ext.sb3.rollout import Rollout
+from sb3_trpo_ext.sb3.collect.acting import ActorAlone
+from sb3_trpo_ext.sb3.collect.rollout import Rollout
+from sb3_trpo_ext.sb3.problem.critic import Critic
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 
 CONTRIB, OURS, PPO, SIMULATOR = "sb3-contrib", "ours", "PPO", "bare simulator"

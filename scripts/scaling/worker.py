@@ -15,8 +15,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.distributed import Traffic
-from sb3_trpo_ext.sb3.launched import place
+from sb3_trpo_ext.sb3.ranks.group import Traffic
+from sb3_trpo_ext.sb3.ranks.launch import place
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv
 
 WARM_UP = 2

@@ -16,9 +16,9 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.action_distributions import DistributionParameters
-from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
-from sb3_trpo_ext.sb3.env_watch import Watch
+from sb3_trpo_ext.sb3.integrity.env_watch import Watch
+from sb3_trpo_ext.sb3.problem.action_distributions import DistributionParameters
+from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
 from tests.resilience.faults import Interrupted
 from tests.resilience.invariants import Before
 from tests.sb3.faulty import OwnBuffer, faulty_vec, guarded_model

@@ -20,11 +20,13 @@ from sb3_trpo_ext.core import critic, flat, line_search, update
 from sb3_trpo_ext.core.flat import as_deployed, assign, flatten
 from sb3_trpo_ext.core.objective import OnPolicyStatus
 from sb3_trpo_ext.core.status import TrialStatus
-from sb3_trpo_ext.sb3 import conclusion, guard, trpo
-from sb3_trpo_ext.sb3.adapter import PolicyFunction
-from sb3_trpo_ext.sb3.behaviour import BehaviourRecorder
-from sb3_trpo_ext.sb3.critic import Critic
-from sb3_trpo_ext.sb3.env_guard import EnvGuard
+from sb3_trpo_ext.sb3 import trpo
+from sb3_trpo_ext.sb3.integrity import guard
+from sb3_trpo_ext.sb3.integrity.env_guard import EnvGuard
+from sb3_trpo_ext.sb3.problem.actor import PolicyFunction
+from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
+from sb3_trpo_ext.sb3.problem.critic import Critic
+from sb3_trpo_ext.sb3.update import report as conclusion
 from tests.resilience.faults import FAULTS, run
 from tests.resilience.networks import DEFAULT, Config
 from tests.resilience.table import fault_names

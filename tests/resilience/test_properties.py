@@ -11,7 +11,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from sb3_trpo_ext.core import critic, update
-from sb3_trpo_ext.sb3 import guard, trpo
+from sb3_trpo_ext.sb3 import trpo
+from sb3_trpo_ext.sb3.integrity import guard
 from tests.resilience.faults import FAULTS, Fault, Outcome, run
 from tests.resilience.networks import DEFAULT, OTHERS, Config
 from tests.resilience.table import fault_names

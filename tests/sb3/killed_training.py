@@ -23,7 +23,7 @@ import torch
 
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
-from sb3_trpo_ext.sb3.checkpoint_files import newest_whole
+from sb3_trpo_ext.sb3.checkpoints.files import newest_whole
 from tests.sb3.restorable import BATCH, numbers, trpo, walks
 
 EVERY = 2

@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.core.flat import flatten
-from sb3_trpo_ext.sb3 import rank_training
-from sb3_trpo_ext.sb3.launched import place
-from sb3_trpo_ext.sb3.rank_normalization import write_moments
+from sb3_trpo_ext.sb3.ranks import training as rank_training
+from sb3_trpo_ext.sb3.ranks.launch import place
+from sb3_trpo_ext.sb3.ranks.normalization import write_moments
 from tests.sb3.rank_work import Meet
 from tests.sb3.spaces import make_env, make_model
 

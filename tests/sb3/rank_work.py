@@ -13,11 +13,11 @@ from sb3_trpo_ext.core.critic import CriticSettings
 from sb3_trpo_ext.core.flat import Snapshot, flatten
 from sb3_trpo_ext.core.objective import prepare_advantages
 from sb3_trpo_ext.core.update import update_policy
-from sb3_trpo_ext.sb3.adapter import map_tensors
-from sb3_trpo_ext.sb3.batch import RolloutBatch, read_batch
-from sb3_trpo_ext.sb3.critic import Critic
-from sb3_trpo_ext.sb3.distributed import ALONE, Ranks, join
-from sb3_trpo_ext.sb3.problems import Draws, evaluate_batch
+from sb3_trpo_ext.sb3.problem.actor import map_tensors
+from sb3_trpo_ext.sb3.problem.batch import RolloutBatch, read_batch
+from sb3_trpo_ext.sb3.problem.critic import Critic
+from sb3_trpo_ext.sb3.problem.evaluation import Draws, evaluate_batch
+from sb3_trpo_ext.sb3.ranks.group import ALONE, Ranks, join
 from sb3_trpo_ext.sb3.settings import damping_state, policy_settings, scores
 from tests.sb3.spaces import collect, make_model
 

@@ -15,11 +15,11 @@ from sb3_trpo_ext.core.distributions import DiagonalGaussian
 from sb3_trpo_ext.core.fisher import Curvature, FisherOperator, Rung
 from sb3_trpo_ext.core.ladder import LADDER
 from sb3_trpo_ext.core.reduce import WeightedMean
-from sb3_trpo_ext.sb3 import action_distributions
-from sb3_trpo_ext.sb3.action_distributions import action_distribution, base_actions, distribution_parameters
-from sb3_trpo_ext.sb3.adapter import PolicyFunction
-from sb3_trpo_ext.sb3.batch import read_batch
-from sb3_trpo_ext.sb3.stacks import actor_stack
+from sb3_trpo_ext.sb3.problem import action_distributions
+from sb3_trpo_ext.sb3.problem.action_distributions import action_distribution, base_actions, distribution_parameters
+from sb3_trpo_ext.sb3.problem.actor import PolicyFunction
+from sb3_trpo_ext.sb3.problem.actor_stack import actor_stack
+from sb3_trpo_ext.sb3.problem.batch import read_batch
 from tests.sb3.spaces import (
     ACTIONS,
     EXTRACTORS,

@@ -31,7 +31,7 @@ from wandb.integration.sb3 import WandbCallback
 from sb3_trpo_ext import TooEarlyError, monitoring
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
 from sb3_trpo_ext.monitoring.monitor import Monitor
-from sb3_trpo_ext.sb3.callback_needs import KNOWN, what_needs_sb3_loop
+from sb3_trpo_ext.sb3.collect.callback_needs import KNOWN, what_needs_sb3_loop
 from sb3_trpo_ext.sb3.trpo import ACTOR_ALONE
 from tests.sb3.spaces import Nothing, collect, make_env, make_model
 
@@ -283,7 +283,7 @@ def test_what_could_not_be_computed_cannot_be_read_afterwards(monkeypatch: pytes
         raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):  # noqa: PT012
-        patch.setattr("sb3_trpo_ext.sb3.rollout.predict_values", fails)
+        patch.setattr("sb3_trpo_ext.sb3.collect.rollout.predict_values", fails)
         collect(model)
     with pytest.raises(TooEarlyError):
         model.rollout_buffer.values.sum()

@@ -25,10 +25,11 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStac
 
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
-from sb3_trpo_ext.sb3 import checkpoint_state, environment_state
-from sb3_trpo_ext.sb3.checkpoint_files import checkpoints_in
+from sb3_trpo_ext.sb3.checkpoints import environment as environment_state
+from sb3_trpo_ext.sb3.checkpoints import state as checkpoint_state
+from sb3_trpo_ext.sb3.checkpoints.files import checkpoints_in
 from sb3_trpo_ext.sb3.errors import CheckpointError
-from sb3_trpo_ext.sb3.update_start import RandomStates
+from sb3_trpo_ext.sb3.update.start import RandomStates
 from tests.sb3.restorable import BATCH, Shrink, Walk, numbers, trpo, walks
 
 UPDATES, AT = 6, 3
@@ -418,7 +419,7 @@ def test_a_disk_that_is_full_ends_no_training(tmp_path: Path, monkeypatch: pytes
     def full(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("sb3_trpo_ext.sb3.checkpoint.write_checkpoint", full)
+    monkeypatch.setattr("sb3_trpo_ext.sb3.checkpoints.callback.write_checkpoint", full)
     with pytest.warns(UserWarning, match="a checkpoint can't be written .*no space left") as warned:
         model = trpo(walks(None), tmp_path / "run").learn(3 * BATCH, [every_update()])
     assert model._n_updates == 3

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sb3_trpo_ext.sb3 import checkpoint_files
-from sb3_trpo_ext.sb3.checkpoint_files import (
+from sb3_trpo_ext.sb3.checkpoints import files as checkpoint_files
+from sb3_trpo_ext.sb3.checkpoints.files import (
     FORMAT,
     MANIFEST_NAME,
     TEMPORARY,

@@ -456,7 +456,7 @@ def test_the_phi_that_are_kept_are_those_of_sb3s_loop() -> None:
 
 
 def test_memory_of_the_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sb3_trpo_ext.sb3 import values
+    from sb3_trpo_ext.sb3.collect import values
 
     class TimedOut(RandomEnv):
         def step(self, action: Any) -> Any:

@@ -10,8 +10,8 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 
-from sb3_trpo_ext.sb3.acting import POLICY_METHODS
-from sb3_trpo_ext.sb3.rollout import BUFFER_METHODS
+from sb3_trpo_ext.sb3.collect.acting import POLICY_METHODS
+from sb3_trpo_ext.sb3.collect.rollout import BUFFER_METHODS
 from sb3_trpo_ext.sb3.trpo import ACTOR_ALONE
 from tests.sb3.spaces import Nothing, collect, make_env, make_model
 

@@ -9,9 +9,9 @@ import torch
 
 from sb3_trpo_ext.core.critic import CriticSettings
 from sb3_trpo_ext.core.flat import Snapshot
-from sb3_trpo_ext.sb3.batch import read_batch
-from sb3_trpo_ext.sb3.critic import Critic
-from sb3_trpo_ext.sb3.problems import evaluate_batch
+from sb3_trpo_ext.sb3.problem.batch import read_batch
+from sb3_trpo_ext.sb3.problem.critic import Critic
+from sb3_trpo_ext.sb3.problem.evaluation import evaluate_batch
 from tests.sb3.spaces import BatchNormed, Dropped, InPlaceReLU, ValueNamed, collect, make_model, same, state_of, with_extractor
 
 

@@ -18,10 +18,11 @@ from torch import nn
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.core.critic import CriticResult, CriticSettings
 from sb3_trpo_ext.core.value_regression import ValueRegression
-from sb3_trpo_ext.sb3 import critic, critic_stack, stacks
-from sb3_trpo_ext.sb3.batch import read_batch
-from sb3_trpo_ext.sb3.critic import Critic
-from sb3_trpo_ext.sb3.problems import evaluate_batch
+from sb3_trpo_ext.sb3.problem import actor_stack as stacks
+from sb3_trpo_ext.sb3.problem import critic, critic_stack
+from sb3_trpo_ext.sb3.problem.batch import read_batch
+from sb3_trpo_ext.sb3.problem.critic import Critic
+from sb3_trpo_ext.sb3.problem.evaluation import evaluate_batch
 from tests.sb3.spaces import InPlaceReLU, collect, make_env, make_model, same, state_of, with_extractor
 
 

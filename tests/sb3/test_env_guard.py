@@ -46,9 +46,9 @@ from sb3_trpo_ext.monitoring.advantage_monitor import AdvantageMonitor
 from sb3_trpo_ext.monitoring.describe import describe_update
 from sb3_trpo_ext.monitoring.dump import read_dump, write_dump
 from sb3_trpo_ext.replay.rebuild import rebuild
-from sb3_trpo_ext.sb3.env_watch import NON_FINITE, RESETS
-from sb3_trpo_ext.sb3.finiteness import Bounds
-from sb3_trpo_ext.sb3.late import Late
+from sb3_trpo_ext.sb3.collect.late import Late
+from sb3_trpo_ext.sb3.integrity.env_watch import NON_FINITE, RESETS
+from sb3_trpo_ext.sb3.integrity.finiteness import Bounds
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 from tests.sb3.faulty import DICT, FAULTS, Faulty, OwnBuffer, OwnDictBuffer, equal, faulty_vec, guarded_model, statistics
 from tests.sb3.spaces import IMAGE, OBSERVATIONS, VECTOR, Nothing, collect, same, state_of

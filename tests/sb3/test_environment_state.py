@@ -12,7 +12,7 @@ import pytest
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor, VecNormalize
 
-from sb3_trpo_ext.sb3.environment_state import EnvironmentState
+from sb3_trpo_ext.sb3.checkpoints.environment import EnvironmentState
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
 
 TASKS = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0", "FrozenLake-v1", "Hopper-v5", "Humanoid-v5"]

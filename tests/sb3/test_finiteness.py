@@ -11,8 +11,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_ext import TRPO, NonFiniteError, UpdateReport
-from sb3_trpo_ext.sb3 import critic, trpo
-from sb3_trpo_ext.sb3.run_log import RunLog
+from sb3_trpo_ext.sb3 import trpo
+from sb3_trpo_ext.sb3.problem import critic
+from sb3_trpo_ext.sb3.update.run_log import RunLog
 from tests.sb3.spaces import (
     BOX,
     VECTOR,

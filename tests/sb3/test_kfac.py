@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sb3_trpo_ext.core.preconditioner import KroneckerPreconditioner
-from sb3_trpo_ext.sb3 import layers, settings
+from sb3_trpo_ext.sb3 import settings
+from sb3_trpo_ext.sb3.problem import kfac as layers
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, collect, make_model, state_of
 
 

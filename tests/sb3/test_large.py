@@ -19,10 +19,11 @@ from sb3_trpo_ext.core.flat import flatten
 from sb3_trpo_ext.core.ladder import LADDER, PROBE_SAMPLES
 from sb3_trpo_ext.core.reduce import WeightedMean, chunked
 from sb3_trpo_ext.core.status import Diagnostic
-from sb3_trpo_ext.sb3 import critic as critic_module
-from sb3_trpo_ext.sb3 import problems, settings
-from sb3_trpo_ext.sb3.batch import read_batch
-from sb3_trpo_ext.sb3.problems import evaluate_batch
+from sb3_trpo_ext.sb3 import settings
+from sb3_trpo_ext.sb3.problem import critic as critic_module
+from sb3_trpo_ext.sb3.problem import evaluation as problems
+from sb3_trpo_ext.sb3.problem.batch import read_batch
+from sb3_trpo_ext.sb3.problem.evaluation import evaluate_batch
 from tests.sb3.spaces import BatchNormed, collect, make_model, same, state_of, with_extractor
 
 N = 24

@@ -9,9 +9,9 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from sb3_trpo_ext import RanksError
 from sb3_trpo_ext.core.reduce import single_process
-from sb3_trpo_ext.sb3.distributed import ALONE, Ranks, join, of_first_rank
-from sb3_trpo_ext.sb3.launched import LAUNCHED, TIMEOUT, backend, of_this_start, place, timeout_seconds
-from sb3_trpo_ext.sb3.rank_training import callbacks_of, seed_of_rank
+from sb3_trpo_ext.sb3.ranks.group import ALONE, Ranks, join, of_first_rank
+from sb3_trpo_ext.sb3.ranks.launch import LAUNCHED, TIMEOUT, backend, of_this_start, place, timeout_seconds
+from sb3_trpo_ext.sb3.ranks.training import callbacks_of, seed_of_rank
 from tests.sb3.spaces import make_model
 
 TORCHRUN = dict(zip(LAUNCHED, ("1", "4", "localhost", "1"), strict=True))

@@ -18,10 +18,10 @@ from sb3_trpo_ext.core.flat import flatten
 from sb3_trpo_ext.core.preconditioner import LayerFactors
 from sb3_trpo_ext.core.reduce import WeightedMean, chunked
 from sb3_trpo_ext.core.status import CGStatus
-from sb3_trpo_ext.sb3 import layers
-from sb3_trpo_ext.sb3.action_distributions import action_distribution
-from sb3_trpo_ext.sb3.adapter import PolicyFunction
-from sb3_trpo_ext.sb3.layers import known_curvature, layer_factors, policy_preconditioner, score_generator
+from sb3_trpo_ext.sb3.problem import kfac as layers
+from sb3_trpo_ext.sb3.problem.action_distributions import action_distribution
+from sb3_trpo_ext.sb3.problem.actor import PolicyFunction
+from sb3_trpo_ext.sb3.problem.kfac import known_curvature, layer_factors, policy_preconditioner, score_generator
 from tests.sb3.spaces import ACTIONS, Attention, BatchNormed, Frozen, InPlaceReLU, Recurrent, TiedWeights, n_hooks
 
 N = 24

@@ -14,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
 from sb3_trpo_ext import EpisodeError
-from sb3_trpo_ext.sb3 import lost_episodes
+from sb3_trpo_ext.sb3.integrity import lost_episodes
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv
 from tests.sb3.faulty import guarded_model
 from tests.sb3.spaces import BOX, VECTOR

@@ -15,7 +15,7 @@ from torch import nn
 
 import sb3_trpo_ext.sb3.trpo as module
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.naming import LONGEST, shown
+from sb3_trpo_ext.sb3.arguments.naming import LONGEST, shown
 from tests.leftovers import AT_HOME, Counted, nothing_left, register
 
 register()

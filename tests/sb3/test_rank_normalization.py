@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_trpo_ext.sb3.rank_normalization import Moments, merged, moments_of, running_statistics, write_moments
+from sb3_trpo_ext.sb3.ranks.normalization import Moments, merged, moments_of, running_statistics, write_moments
 from tests.sb3.spaces import make_env
 
 CUTS = st.lists(st.integers(0, 60), min_size=4, max_size=4).filter(any)

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor, VecNorma
 
 from sb3_trpo_ext import TRPO, UpdateReport
 from sb3_trpo_ext.monitoring.run_folder import RunFolder
-from sb3_trpo_ext.sb3 import run_log
+from sb3_trpo_ext.sb3.update import run_log
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, RandomEnv, make_env, make_model
 
 

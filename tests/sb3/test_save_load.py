@@ -19,8 +19,9 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3 import problems, trpo
-from sb3_trpo_ext.sb3.problems import computing_device
+from sb3_trpo_ext.sb3 import trpo
+from sb3_trpo_ext.sb3.problem import evaluation as problems
+from sb3_trpo_ext.sb3.problem.evaluation import computing_device
 from sb3_trpo_ext.sb3.settings import damping_state
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, RandomEnv, Witness, collect, make_env, make_model, same, state_of
 

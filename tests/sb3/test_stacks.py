@@ -173,11 +173,11 @@ def test_the_reported_kl_is_the_policys_own(change: Callable[[Any], None], preco
 
 def test_what_the_ladder_refutes_does_not_judge_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """Should the reading itself be deceived, the derivative is not, and then nothing of the stack is used."""
-    monkeypatch.setattr("sb3_trpo_ext.sb3.stacks.ACTOR_METHODS", ())
+    monkeypatch.setattr("sb3_trpo_ext.sb3.problem.actor_stack.ACTOR_METHODS", ())
     model = make_model(cg_damping=1e-6, target_kl=0.2, n_steps=128)
     nn.init.zeros_(model.policy.action_net.weight)
     scale_the_latent(model)
-    monkeypatch.setattr("sb3_trpo_ext.sb3.stacks.agree", lambda read, told: True)
+    monkeypatch.setattr("sb3_trpo_ext.sb3.problem.actor_stack.agree", lambda read, told: True)
     witness = Witness(collect(model))
     model.train()
     assert model.last_update.fisher_rung == "double_vjp/retained"
@@ -188,7 +188,7 @@ def test_what_the_ladder_refutes_does_not_judge_either(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("observation", ["vector", "dict"])
 def test_features_beyond_the_memory_bound_are_made_again_each_time(observation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = updated(make_model(observation=observation))
-    monkeypatch.setattr("sb3_trpo_ext.sb3.stacks.FEATURES_LIMIT", 4 * 64 * 6 - 1)
+    monkeypatch.setattr("sb3_trpo_ext.sb3.problem.actor_stack.FEATURES_LIMIT", 4 * 64 * 6 - 1)
     made = updated(make_model(observation=observation))
     assert made.last_update.fisher_rung == "closed_form/retained"
     inputs = [model.last_update_inputs.evaluated.problem.linearised.curvature.mlp.inputs for model in (kept, made)]

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.monitoring import sigterm
-from sb3_trpo_ext.sb3.checkpoint_files import newest_whole
+from sb3_trpo_ext.sb3.checkpoints.files import newest_whole
 from sb3_trpo_ext.zoo.cli import run
 from tests.sb3.faulty import guarded_model
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_that_cannot_be_written_is_not_announced(
     def full(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("sb3_trpo_ext.sb3.checkpoint.write_checkpoint", full)
+    monkeypatch.setattr("sb3_trpo_ext.sb3.checkpoints.callback.write_checkpoint", full)
     with pytest.warns(UserWarning, match="no space left.*; training stops$"), pytest.raises(SystemExit):
         train(tmp_path, Signals(stays=False), every_updates=100)
     assert said(capfd)[-1].endswith("has no whole checkpoint.")
@@ -159,9 +159,9 @@ def test_what_must_be_finished_is_known(tmp_path: Path, monkeypatch: pytest.Monk
 
         monkeypatch.setattr(f"{module}.{name}", noted)
 
-    noting("sb3_trpo_ext.sb3.rollout", "predict_values")
+    noting("sb3_trpo_ext.sb3.collect.rollout", "predict_values")
     noting("sb3_trpo_ext.sb3.trpo", "update_policy")
-    noting("sb3_trpo_ext.sb3.checkpoint", "write_checkpoint")
-    noting("sb3_trpo_ext.sb3.rollout", "refuse_non_finite")
+    noting("sb3_trpo_ext.sb3.checkpoints.callback", "write_checkpoint")
+    noting("sb3_trpo_ext.sb3.collect.rollout", "refuse_non_finite")
     guarded_model(DummyVecEnv([made]), on_nonfinite="raise", log_folder=str(tmp_path)).learn(32, callback=checkpoints)
     assert seen == {"predict_values": None, "update_policy": None, "write_checkpoint": None, "refuse_non_finite": (31, 1)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sb3_trpo_ext import TRPO, UpdateReport
-from sb3_trpo_ext.sb3.validation import SETTINGS
+from sb3_trpo_ext.sb3.arguments.validation import SETTINGS
 from tests.sb3.spaces import make_env, make_model
 
 NAN, INF = float("nan"), float("inf")

@@ -19,8 +19,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_trpo_ext import TRPO, Checkpoints, WorkerError
 from sb3_trpo_ext.monitoring import sigterm
-from sb3_trpo_ext.sb3 import workers
-from sb3_trpo_ext.sb3.workers import PatientSubprocVecEnv, watch_workers
+from sb3_trpo_ext.sb3.integrity import workers
+from sb3_trpo_ext.sb3.integrity.workers import PatientSubprocVecEnv, watch_workers
 from sb3_trpo_ext.zoo.cli import run
 from tests.sb3.faulty import guarded_model
 

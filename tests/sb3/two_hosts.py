@@ -6,7 +6,7 @@ from pathlib import Path
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.launched import place
+from sb3_trpo_ext.sb3.ranks.launch import place
 
 
 class Tells(BaseCallback):

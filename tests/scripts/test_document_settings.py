@@ -7,7 +7,7 @@ import document_settings
 import pytest
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.validation import SETTINGS
+from sb3_trpo_ext.sb3.arguments.validation import SETTINGS
 
 
 def test_the_committed_page_is_up_to_date() -> None:

@@ -16,7 +16,7 @@ from tuning.study import Tuning
 from tuning.training import TrialManager
 
 from sb3_trpo_ext import TRPO, zoo
-from sb3_trpo_ext.sb3.validation import refuse_impossible
+from sb3_trpo_ext.sb3.arguments.validation import refuse_impossible
 from sb3_trpo_ext.zoo.search_space import TUNING_SPACE, widened
 from tests.scripts.made_up_trials import make_tuning
 

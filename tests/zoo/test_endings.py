@@ -11,7 +11,7 @@ import pytest
 from rl_zoo3 import exp_manager
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.checkpoint_files import newest_whole
+from sb3_trpo_ext.sb3.checkpoints.files import newest_whole
 from sb3_trpo_ext.zoo.cli import run
 from sb3_trpo_ext.zoo.endings import EndedError, told_in_one_line
 

@@ -14,8 +14,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.checkpoint_files import checkpoints_in
-from sb3_trpo_ext.sb3.model_files import statistics_in
+from sb3_trpo_ext.sb3.checkpoints.files import checkpoints_in
+from sb3_trpo_ext.sb3.checkpoints.model_files import statistics_in
 from sb3_trpo_ext.zoo.cli import run
 from tests.sb3.restorable import numbers
 from tests.zoo.widening import TASK

@@ -20,7 +20,7 @@ import yaml
 
 import sb3_trpo_ext
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.checkpoint_files import newest_whole, read_manifest, write_checkpoint
+from sb3_trpo_ext.sb3.checkpoints.files import newest_whole, read_manifest, write_checkpoint
 from sb3_trpo_ext.zoo.cli import run
 from sb3_trpo_ext.zoo.plan import make_plan
 from sb3_trpo_ext.zoo.resumed import read_resumed

@@ -17,8 +17,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3.checkpoint_files import write_checkpoint
-from sb3_trpo_ext.sb3.model_files import statistics_in
+from sb3_trpo_ext.sb3.checkpoints.files import write_checkpoint
+from sb3_trpo_ext.sb3.checkpoints.model_files import statistics_in
 from sb3_trpo_ext.zoo.cli import run
 from sb3_trpo_ext.zoo.plan import make_plan
 from sb3_trpo_ext.zoo.runs import newest_run

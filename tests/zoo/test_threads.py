@@ -12,8 +12,8 @@ import torch
 from stable_baselines3.common.envs import FakeImageEnv
 
 from sb3_trpo_ext import TRPO, Checkpoints, zoo
-from sb3_trpo_ext.sb3 import checkpoint
-from sb3_trpo_ext.sb3.checkpoint_state import about
+from sb3_trpo_ext.sb3.checkpoints import callback as checkpoint
+from sb3_trpo_ext.sb3.checkpoints.state import about
 from sb3_trpo_ext.zoo.cli import run
 from sb3_trpo_ext.zoo.threads import VARIABLES, choose_threads, is_small
 from tests import pages

@@ -1,0 +1,1 @@
+"""From environments to a full rollout buffer."""

@@ -1,0 +1,1 @@
+"""All or nothing: snapshots, finiteness, and the watch on environments and workers."""

@@ -1,0 +1,1 @@
+"""From a rollout buffer and a policy to the problem that ``core.update`` solves."""

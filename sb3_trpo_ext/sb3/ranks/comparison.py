@@ -1,0 +1,129 @@
+"""What must be the same on all ranks of a training, and how it is compared: settings before an update, checksums after it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from sb3_trpo_ext.core import NUMERICS_VERSION
+from sb3_trpo_ext.monitoring.describe import build
+from sb3_trpo_ext.sb3.arguments.validation import SETTINGS
+from sb3_trpo_ext.sb3.errors import RanksError
+from sb3_trpo_ext.sb3.ranks.launch import timeout_seconds
+from sb3_trpo_ext.sb3.ranks.normalization import running_statistics
+
+if TYPE_CHECKING:
+    from sb3_trpo_ext.sb3.trpo import TRPO
+
+OWN_SETTINGS = frozenset({"learning_rate", "policy_kwargs", "env", "device", "verbose", "tensorboard_log", "log_folder"})
+"""They may differ, or can't be compared: schedules and classes are objects (the learning rate's value is compared)."""
+
+COUNTS = ("num_timesteps", "_total_timesteps", "_n_updates", "_updates_skipped", "_adapted_damping", "_adapted_damping_unit")
+
+
+def verify_update(model: TRPO, step: int) -> None:
+    """
+    Compare what must be the same on all ranks after an update.
+
+    :param model: the model
+    :param step: of ``agree_on_step``
+    :raises RanksError: naming what differs
+    """
+    policy, env = model.policy, model.env
+    learning_rates = [group["lr"] for group in policy.optimizer.param_groups]
+    # Statistics of batch norm in the critic are of each rank's own samples.
+    model._ranks.overwrite(list(policy.buffers()))
+    moments = [] if env is None else running_statistics(env)
+    model._ranks.verify(
+        {
+            "the policy step": step,
+            "the policy": _of_tensors(policy.parameters()),
+            "the optimiser's state": _of_tensors(_tensors_in(policy.optimizer.state_dict())),
+            "VecNormalize's statistics": checksum(b"".join(map(_bytes_of, moments))),
+            "the learning rate": checksum(repr(learning_rates).encode()),
+            "counts of steps": checksum(repr((model.num_timesteps, model._total_timesteps)).encode()),
+        }
+    )
+
+
+def settings_of(model: TRPO) -> dict[str, Any]:
+    """
+    Collect what decides about an update, beside the batch; the damping is learnt, and decides as well.
+
+    :param model: the model
+    :return: by name
+    """
+    names = [name for name in SETTINGS if name not in OWN_SETTINGS and hasattr(model, name)]
+    return {name: repr(getattr(model, name)) for name in (*names, "_adapted_damping")}
+
+
+def circumstances_of(model: TRPO, env: VecEnv) -> dict[str, Any]:
+    """
+    Collect what must be the same when a training begins; other versions, vector units or thread counts round otherwise.
+
+    :param model: the model
+    :param env: its environment
+    :return: by name
+    """
+    shapes = [(name, tuple(part.shape), str(part.dtype)) for name, part in model.policy.named_parameters()]
+    counts = {name: getattr(model, name) for name in COUNTS}
+    versions = {name: value for name, value in build().items() if name != "processor"}
+    layers = {"the policy's parameters": shapes, "VecNormalize's layers": len(running_statistics(env))}
+    return {
+        **settings_of(model),
+        **versions,
+        "NUMERICS_VERSION": NUMERICS_VERSION,
+        **counts,
+        **layers,
+        "time-out": timeout_seconds(),
+    }
+
+
+def refuse_unlike(found: list[dict[str, Any]]) -> None:
+    """
+    Compare ranks with rank 0.
+
+    :param found: of each rank, by the same names
+    :raises RanksError: naming the first thing that differs, and where
+    """
+    for name, value in found[0].items():
+        for rank, theirs in enumerate(found):
+            if theirs.get(name) != value:
+                raise RanksError(
+                    f"TRPO: the ranks don't train the same: {name} is {value!r} on rank 0 and {theirs.get(name)!r} on rank "
+                    f"{rank}. Start all with the same script, arguments, packages, processors and OMP_NUM_THREADS."
+                )
+
+
+def _tensors_in(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors_in(part)]
+
+
+def _of_tensors(tensors: Iterable[Tensor]) -> int:
+    total = 0
+    for tensor in tensors:
+        total = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
+    return total
+
+
+def _bytes_of(statistics: Any) -> bytes:
+    return b"".join(np.asarray(each).tobytes() for each in (statistics.mean, statistics.var, statistics.count))
+
+
+def checksum(content: bytes) -> int:
+    """
+    Give a number that other contents hardly have.
+
+    :param content: bytes
+    :return: their CRC-32
+    """
+    return zlib.crc32(content)
