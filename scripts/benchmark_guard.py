@@ -51,7 +51,7 @@ def collector(task: str, n_envs: int) -> tuple[TRPO, Callable[[], Any]]:
 
 def seconds(model: TRPO, guard: EnvGuard, collect: Callable[[], Any]) -> float:
     """Processor time of one rollout."""
-    model._env_guard = guard
+    model.session.env_guard = guard
     begin = time.thread_time()
     collect()
     return time.thread_time() - begin

@@ -219,7 +219,7 @@ def last_solve(model: Any, step: PolicyStep, damping: float, plain: float) -> Ro
     :param plain: gain of 25 plain iterations
     :return: columns
     """
-    solve = model.last_update_inputs.result.solve
+    solve = model.session.update_inputs.result.solve
     gain = step.gain(solve.direction.vector, damping)
     return {"iterations": model.last_update.cg_iterations, "gain_share": gain / plain}
 

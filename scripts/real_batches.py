@@ -186,7 +186,7 @@ def policy_step(model: TRPO) -> PolicyStep:
     :param model: with a full buffer, from ``collect``
     :return: the policy step
     """
-    batch = read_batch(model.rollout_buffer, model._recorder)
+    batch = read_batch(model.rollout_buffer, model.session.recorder)
     evaluated = evaluate_batch(model.policy, batch, model._kl_scale(), model.fisher_chunk_size)
     settings, raw = policy_settings(model, evaluated), evaluated.problem.surrogate
     advantages = prepare_advantages(raw.advantages, raw.mean, settings.normalize_advantage)

@@ -30,7 +30,7 @@ from sb3_trpo_ext.monitoring import FlightRecorder, KLMonitor, Monitor
 def fails(*_):
     raise RuntimeError("so that there is a dump")
 model = TRPO("MlpPolicy", "CartPole-v1", n_steps=256, log_folder="run")
-model.between_updates, learn = [], model.learn
+model.session.between_updates, learn = [], model.learn
 model.learn(1_024, callback=[KLMonitor(), FlightRecorder()])
 model.train = fails
 try:

@@ -95,7 +95,7 @@ def wandb_log() -> Fed:
 def dump(part: str) -> Fed:
     """A dump with one of its two files spoilt (the checksum of the arrays made to fit), and the model that it makes."""
     model = make_model(n_steps=16, n_envs=1)
-    model.keep_update_start = True
+    model.session.keep_update_start = True
     model.learn(32)
     write_dump(Path("d"), describe_update(model, ["test"], model.last_update, None, [], []))
     header, arrays = files(Path("d"))

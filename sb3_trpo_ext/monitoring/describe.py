@@ -141,7 +141,7 @@ def describe_update(
     :param earlier: the last reports
     :return: the dump
     """
-    start = model.last_update_start
+    start = model.session.update_start
     batch = start.batch
     arrays = {f"batch/{name}": array for name, array in _batch_arrays(batch).items()}
     arrays |= {f"before/{name}": _array(tensor) for name, tensor in start.held.tensors.items()}

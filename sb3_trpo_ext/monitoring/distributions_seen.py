@@ -24,7 +24,7 @@ def distributions_seen(model: Any) -> dict[str, Values]:
     :param model: with ``last_update`` and ``last_update_inputs``
     :return: by name, finite, at most ``SAMPLES`` each; nothing that is not known
     """
-    report, inputs = model.last_update, model.last_update_inputs
+    report, inputs = model.last_update, model.session.update_inputs
     if inputs is None:
         return {}
     found = {"advantages": _sample(inputs.batch.advantages), **_activity(report)}

@@ -92,19 +92,19 @@ class FlightRecorder(BaseCallback):
         return None if folder is None else Path(folder) / DUMPS_NAME
 
     def _init_callback(self) -> None:
-        if not hasattr(self.model, "last_update_start"):
+        if not hasattr(self.model, "session"):
             cls = type(self.model)
             raise TypeError(
                 f"FlightRecorder records updates of sb3_trpo_ext.TRPO; this model is {cls.__module__}.{cls.__name__}. "
                 "Use `from sb3_trpo_ext import TRPO`, or leave the recorder out."
             )
-        self.model.keep_update_start = True  # type: ignore[attr-defined]
+        self.model.session.keep_update_start = True
 
     def _on_training_start(self) -> None:
         # A search is hundreds of runs that nobody will replay.
         self._active = not in_trial(self.locals.get("callback"))
         if self._active:
-            self.model.failure_observers.append(self._on_death)  # type: ignore[attr-defined]
+            self.model.session.failure_observers.append(self._on_death)  # type: ignore[attr-defined]
             self._sigterm.install()
 
     def _on_step(self) -> bool:
@@ -129,7 +129,7 @@ class FlightRecorder(BaseCallback):
             reasons.append(trouble)
         self._last_trouble = trouble
         # A resumed run has the report of the update before it, and not what that began with.
-        if reasons and self.model.last_update_start is not None:  # type: ignore[attr-defined]
+        if reasons and self.model.session.update_start is not None:  # type: ignore[attr-defined]
             self._dump(reasons, report, error=None)
 
     def _on_sigterm(self) -> None:
@@ -144,7 +144,7 @@ class FlightRecorder(BaseCallback):
 
     def _dump_last(self, error: str) -> None:
         """Also an update that raised: its start is newer than the last report."""
-        start, report = self.model.last_update_start, self.model.last_update  # type: ignore[attr-defined]
+        start, report = self.model.session.update_start, self.model.last_update  # type: ignore[attr-defined]
         if start is not None:
             finished = report is not None and report.n_updates == start.n_updates
             self._dump([DIED], report if finished else None, error)

@@ -253,7 +253,7 @@ def _restore_rollout(model: TRPO, dump: Dump) -> None:
     buffer.pos, buffer.full = buffer.buffer_size, True
     report = dump.header["report"] or {}
     phi = torch.from_numpy(arrays["phi"]) if "phi" in arrays else None
-    model._recorder = _Recorded(phi, report.get("collection"), places)
+    model.session.recorder = _Recorded(phi, report.get("collection"), places)
 
 
 def _restore_random(dump: Dump) -> None:

@@ -24,7 +24,7 @@ import io
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -51,12 +51,11 @@ from sb3_trpo_ext.sb3.arguments.constructor import refuses_mistakes
 from sb3_trpo_ext.sb3.arguments.validation import notice_unit, refuse_contradictions, refuse_impossible, warn_about_risks
 from sb3_trpo_ext.sb3.checkpoints.callback import resume
 from sb3_trpo_ext.sb3.checkpoints.model_files import add_statistics, statistics_in, statistics_to_save, write_model
-from sb3_trpo_ext.sb3.checkpoints.state import Resumption
 from sb3_trpo_ext.sb3.collect.rollout import collect_rollout, settle_collected, why_sb3_loop
 from sb3_trpo_ext.sb3.errors import StaleBatchError, WorkerError
-from sb3_trpo_ext.sb3.integrity.env_guard import EnvGuard, dropped_environments, guarded, refuse_impossible_truncation
+from sb3_trpo_ext.sb3.integrity.env_guard import dropped_environments, guarded, refuse_impossible_truncation
 from sb3_trpo_ext.sb3.integrity.finiteness import refuse_non_finite_noise, refuse_non_finite_parameters
-from sb3_trpo_ext.sb3.integrity.guard import FailureObserver, all_or_nothing, marked, tell
+from sb3_trpo_ext.sb3.integrity.guard import all_or_nothing, tell
 from sb3_trpo_ext.sb3.integrity.preconditions import (
     in_plain_torch,
     plain_torch,
@@ -66,14 +65,11 @@ from sb3_trpo_ext.sb3.integrity.preconditions import (
 from sb3_trpo_ext.sb3.problem.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.problem.actor import refuse_scripted_modules
 from sb3_trpo_ext.sb3.problem.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
-from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.problem.critic import Critic
-from sb3_trpo_ext.sb3.problem.evaluation import Choice, Draws, Evaluated, computing_device, evaluate_batch, explained_variance
+from sb3_trpo_ext.sb3.problem.evaluation import Draws, Evaluated, computing_device, evaluate_batch, explained_variance
 from sb3_trpo_ext.sb3.ranks.comparison import verify_update
-from sb3_trpo_ext.sb3.ranks.group import ALONE, Ranks
 from sb3_trpo_ext.sb3.ranks.launch import place, use_own_gpu
 from sb3_trpo_ext.sb3.ranks.training import (
-    Common,
     agree_on_step,
     callbacks_of,
     collect,
@@ -81,21 +77,14 @@ from sb3_trpo_ext.sb3.ranks.training import (
     on_this_rank,
     seed_of_rank,
 )
+from sb3_trpo_ext.sb3.session import Session
 from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
-from sb3_trpo_ext.sb3.update.diagnosis import Diagnosis
 from sb3_trpo_ext.sb3.update.messages import stale_batch_message
 from sb3_trpo_ext.sb3.update.report import UpdateInputs, report_of
-from sb3_trpo_ext.sb3.update.run_log import RunLog
 from sb3_trpo_ext.sb3.update.start import RandomStates, UpdateStart
 
-COUNTS = ("_n_updates", "_updates_skipped", "_adapted_damping", "_adapted_damping_unit", "last_update", "last_update_inputs")
+COUNTS = ("_n_updates", "_updates_skipped", "_adapted_damping", "_adapted_damping_unit", "last_update")
 """What an update leaves in the model beside its policy."""
-
-OF_THIS_OBJECT = (
-    *("last_update_inputs", "last_update_start", "failure_observers", "between_updates", "stop_signal"),
-    *("_computing", "_choice", "_env_guard", "_run_folder", "_diagnosis", "_ranks", "_common", "_episodes"),
-)
-"""Attributes that ``_begin_unobserved`` makes."""
 
 ACTOR_ALONE = "actor alone"
 """How a rollout was collected, as the report says it, where it was not by SB3's loop."""
@@ -255,60 +244,26 @@ class TRPO(sb3_contrib.TRPO):
         self.warn_on_risky = warn_on_risky
         self.final_target_kl = final_target_kl
         self.last_update: UpdateReport | None = None
-        self._resumption: Resumption | None = None
-        self._first_update = self._earlier_iterations = 0
-        self._log_interval = 1
-        # Whether ``last_update_start`` is kept after the update.
-        self.keep_update_start = False
         # Plain numbers, so that sb3-contrib can load what we save.
         self._adapted_damping: float | None = None
         self._adapted_damping_unit: str | None = None
         self._updates_skipped = 0
-        self._recorder = BehaviourRecorder()
-        # Of VecNormalize, from the zip that this was loaded from.
-        self._loaded_statistics: bytes | None = None
-        self._begin_unobserved()
+        self.session = Session()
         if _init_setup_model:
             self._setup_model()
 
-    def _begin_unobserved(self) -> None:
-        """Make the attributes that belong to this object in this process only: ``save`` and ``pickle`` leave them out."""
-        self.last_update_inputs: UpdateInputs | None = None
-        # Called with what ends a training before its time, once; callbacks add themselves when it begins.
-        self.failure_observers: list[FailureObserver] = []
-        # Called before each rollout, when the last update is complete; False ends training. As above.
-        self.between_updates: list[Callable[[], bool]] = []
-        # Of what asked for an end: the update is finished, and then training is.
-        self.stop_signal: int | None = None
-        # Whether something is under way that is finished before training stops, however long it takes.
-        self._computing = False
-        # What the newest update began with, also one that raised; forgotten after it unless somebody asks for it.
-        self.last_update_start: UpdateStart | None = None
-        self._choice: Choice | None = None
-        self._env_guard = EnvGuard()
-        self._run_folder = RunLog()
-        self._diagnosis = Diagnosis()
-        # While it learns: the other processes of this training, and what they have in common.
-        self._ranks: Ranks = ALONE
-        self._common: Common | None = None
-        self._episodes: list[tuple[int, dict[str, Any]]] = []
-
     def __getstate__(self) -> dict[str, Any]:
         """For ``pickle``, joblib and worker processes; a logger that writes somewhere is left out, as after ``load``."""
-        state = {name: value for name, value in vars(self).items() if name not in OF_THIS_OBJECT}
+        state = dict(vars(self))
         if "_logger" in state and state["_logger"].output_formats:
             del state["_logger"]
             state["_custom_logger"] = False
         return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._begin_unobserved()
-
     def _setup_model(self) -> None:
         if place()[0] > 0:
             self.verbose, self.tensorboard_log = 0, None
-            self._run_folder.keep_off()
+            self.session.run_log.keep_off()
         refuse_impossible(vars(self))
         refuse_contradictions(vars(self))
         refuse_overridden_product(self)
@@ -357,7 +312,7 @@ class TRPO(sb3_contrib.TRPO):
     @property
     def run_folder(self) -> Path | None:
         """Where this run's files are; None before the first update, and if it has none."""
-        return self._run_folder.path
+        return self.session.run_log.path
 
     def subscribe(self, *names: str) -> None:
         r"""
@@ -366,7 +321,7 @@ class TRPO(sb3_contrib.TRPO):
         :param \*names: of ``core.status.Diagnostic``
         :raises ValueError: for any other name
         """
-        self._diagnosis.subscribe(names)
+        self.session.diagnosis.subscribe(names)
 
     @in_plain_torch
     def collect_rollouts(
@@ -383,51 +338,51 @@ class TRPO(sb3_contrib.TRPO):
         :raises NonFiniteError: at a parameter or an observation that is not finite
         """
         self._enter(env)
-        self._loaded_statistics = None
+        self.session.loaded_statistics = None
 
         def own() -> bool:
             return self._collect(env, callback, rollout_buffer, n_rollout_steps)
 
-        return own() if self._ranks.size == 1 else collect(self, env, own)
+        return own() if self.session.ranks.size == 1 else collect(self, env, own)
 
     def _enter(self, env: VecEnv) -> None:
         """Restore the checkpoint's episodes and random streams, if this model was resumed from one."""
-        if self._resumption is not None:
-            self._resumption.enter(self, env)
-            self._resumption = None
+        if self.session.resumption is not None:
+            self.session.resumption.enter(self, env)
+            self.session.resumption = None
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
-        if not all([goes_on() for goes_on in self.between_updates]):
+        if not all([goes_on() for goes_on in self.session.between_updates]):
             return False
         refuse_non_finite_parameters(self.policy)
         refuse_non_finite_noise(self.policy)
         own = type(self).collect_rollouts is TRPO.collect_rollouts
         reason = why_sb3_loop(self, callback, rollout_buffer, n_rollout_steps) if own else "a subclass collects in its own way"
-        self._recorder.begin(ACTOR_ALONE if reason is None else f"SB3's loop: {reason}")
+        self.session.recorder.begin(ACTOR_ALONE if reason is None else f"SB3's loop: {reason}")
         with guarded(self, env, callback):
             if reason is None:
-                return collect_rollout(self, env, callback, rollout_buffer, self._recorder)
+                return collect_rollout(self, env, callback, rollout_buffer, self.session.recorder)
             before = self.num_timesteps
-            with self._recorder.recording(self.policy, rollout_buffer):
+            with self.session.recorder.recording(self.policy, rollout_buffer):
                 filled = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
             # SB3's loop counts this rank's steps only.
             self.num_timesteps = before + (self.num_timesteps - before) // env.num_envs * self._steps_at_once(env)
-            if filled and self._recorder.dropped:
+            if filled and self.session.recorder.dropped:
                 settle_collected(self, rollout_buffer)
             return filled
 
     def _steps_at_once(self, env: VecEnv) -> int:
         """Environment steps that one step of every environment is, of all ranks."""
-        return env.num_envs if self._common is None else self._common.steps_at_once
+        return env.num_envs if self.session.common is None else self.session.common.steps_at_once
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """Every loop calls this once a step, before the step is stored: note the samples that are none."""
         if self.on_nonfinite == "truncate":
             dropped = dropped_environments(infos, dones)
-            self._recorder.dropped.extend((self.rollout_buffer.pos, index) for index in dropped)
-        if self._ranks.size > 1 and dones is not None:
+            self.session.recorder.dropped.extend((self.rollout_buffer.pos, index) for index in dropped)
+        if self.session.ranks.size > 1 and dones is not None:
             ended = [info for info, done in zip(infos, dones, strict=True) if done]
-            self._episodes.extend((self.rollout_buffer.pos, of_episode(info)) for info in ended)
+            self.session.episodes.extend((self.rollout_buffer.pos, of_episode(info)) for info in ended)
         super()._update_info_buffer(infos, dones)
 
     def train(self) -> None:
@@ -438,21 +393,21 @@ class TRPO(sb3_contrib.TRPO):
         :raises NonFiniteError: something in the rollout, the policy or its optimiser is not finite
         :raises ValueError: the rollout is not complete, or a setting that was changed since is impossible
         """
-        ranks, streams = self._ranks, RandomStates.now()
+        ranks, streams = self.session.ranks, RandomStates.now()
         # Now: an update that raises has a folder, too.
-        self._run_folder.find(self._n_updates + 1, self.log_folder, self.env, self.logger)
-        with plain_torch(), marked(self, "_computing"), all_or_nothing(self.policy, self, COUNTS) as held:
+        self.session.run_log.find(self._n_updates + 1, self.log_folder, self.env, self.logger)
+        with plain_torch(), self.session.computing, all_or_nothing(self.policy, self, COUNTS) as held:
             self._update_learning_rate(self.policy.optimizer)
             refuse_impossible_update(self)
             self.policy.set_training_mode(False)
             with ranks.together("the check of a rollout"):
-                batch = read_batch(self.rollout_buffer, self._recorder)
-                self.last_update_start = UpdateStart.of(self, held, streams, batch)
+                batch = read_batch(self.rollout_buffer, self.session.recorder)
+                self.session.update_start = UpdateStart.of(self, held, streams, batch)
                 refuse_non_finite_parameters(self.policy)
                 refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
             draws = Draws(sub_sample(self, len(batch)), scores(self))
             evaluated = evaluate_batch(
-                self.policy, batch, self._kl_scale(), self.fisher_chunk_size, self._choice, draws, ranks.reducer
+                self.policy, batch, self._kl_scale(), self.fisher_chunk_size, self.session.choice, draws, ranks.reducer
             )
             self._remember_choice(evaluated)
             damping = damping_state(self)
@@ -467,16 +422,16 @@ class TRPO(sb3_contrib.TRPO):
             if ranks.size > 1:
                 verify_update(self, step)
             self._conclude(UpdateInputs(batch, evaluated, result), critic_result, damping, explained_after)
-        if not self.keep_update_start:
-            self.last_update_start = None
+        if not self.session.keep_update_start:
+            self.session.update_start = None
 
     def _remember_choice(self, evaluated: Evaluated) -> None:
         """The ladder is climbed once for all updates, unless circumstances change."""
         if evaluated.choice is None:
             return
-        if self._choice is None and evaluated.dtype is torch.float32:
+        if self.session.choice is None and evaluated.dtype is torch.float32:
             warnings.warn("TRPO: this policy can't be evaluated in float64: the policy step runs in float32", stacklevel=4)
-        self._choice = evaluated.choice
+        self.session.choice = evaluated.choice
 
     def _treat_stale_batch(self, result: PolicyResult, batch: RolloutBatch, evaluated: Evaluated) -> None:
         if result.status is not UpdateStatus.STALE_BATCH:
@@ -493,11 +448,11 @@ class TRPO(sb3_contrib.TRPO):
         report = report_of(self, inputs, critic, damping, explained_after)
         for key, value in logged_values(report):
             self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)
-        self._run_folder.write(report, self.log_folder, self.env, self.logger)
+        self.session.run_log.write(report, self.log_folder, self.env, self.logger)
         self._n_updates, self._updates_skipped = report.n_updates, report.updates_skipped
         if self.adaptive_damping:
             self._adapted_damping, self._adapted_damping_unit = inputs.result.damping.value, self.kl_unit
-        self.last_update, self.last_update_inputs = report, inputs
+        self.last_update, self.session.update_inputs = report, inputs
 
     @classmethod
     def resume(
@@ -531,8 +486,8 @@ class TRPO(sb3_contrib.TRPO):
         :param force_reset: as in SB3
         """
         super().set_env(env, force_reset)
-        if self._resumption is not None:
-            self._resumption.prepare(self)
+        if self.session.resumption is not None:
+            self.session.resumption.prepare(self)
 
     @classmethod
     def load(
@@ -558,7 +513,7 @@ class TRPO(sb3_contrib.TRPO):
         :return: the model
         """
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        model._loaded_statistics = statistics_in(path)
+        model.session.loaded_statistics = statistics_in(path)
         return model
 
     def save(
@@ -579,7 +534,7 @@ class TRPO(sb3_contrib.TRPO):
         """
         saved = io.BytesIO()
         super().save(saved, exclude, include)
-        statistics = statistics_to_save(self.get_vec_normalize_env(), self._loaded_statistics)
+        statistics = statistics_to_save(self.get_vec_normalize_env(), self.session.loaded_statistics)
         if statistics is not None:
             add_statistics(saved, statistics)
         write_model(path, saved.getvalue())
@@ -596,11 +551,13 @@ class TRPO(sb3_contrib.TRPO):
         if self.on_nonfinite == "truncate" and self.env is not None:
             refuse_impossible_truncation(self.env, self.rollout_buffer)
         with guarded(self, self.env) if self.env is not None else nullcontext():
-            if self.env is not None and self._resumption is not None and self._resumption.is_over:
+            if self.env is not None and self.session.resumption is not None and self.session.resumption.is_over:
                 self._enter(self.env)
-            if self._resumption is not None:
-                return self._resumption.begin(self, super()._setup_learn, total_timesteps, reset_num_timesteps, **arguments)
-            self._first_update = self._n_updates
+            if self.session.resumption is not None:
+                return self.session.resumption.begin(
+                    self, super()._setup_learn, total_timesteps, reset_num_timesteps, **arguments
+                )
+            self.session.first_update = self._n_updates
             return super()._setup_learn(total_timesteps, reset_num_timesteps=reset_num_timesteps, **arguments)
 
     def dump_logs(self, iteration: int = 0) -> None:
@@ -609,13 +566,13 @@ class TRPO(sb3_contrib.TRPO):
 
         :param iteration: Current logging iteration
         """
-        iteration += self._earlier_iterations
-        if iteration % self._log_interval == 0 and self._is_row_recorded():
-            self._run_folder.dump(self.logger, partial(super().dump_logs, iteration))
+        iteration += self.session.earlier_iterations
+        if iteration % self.session.log_interval == 0 and self._is_row_recorded():
+            self.session.run_log.dump(self.logger, partial(super().dump_logs, iteration))
 
     def _is_row_recorded(self) -> bool:
         """Rows are counted over all calls of ``learn``: by the update whose figures are in them."""
-        return is_recorded(self._n_updates // self._log_interval)
+        return is_recorded(self._n_updates // self.session.log_interval)
 
     def learn(
         self: SelfTRPO,
@@ -641,31 +598,29 @@ class TRPO(sb3_contrib.TRPO):
         :raises KeyboardInterrupt: the same after Ctrl-C
         :raises WorkerError: if a worker process of the environment, or of one that is evaluated in, has died
         """
-        self.failure_observers, self.between_updates, self.stop_signal = [], [], None
-        self._earlier_iterations, self._log_interval, interval = 0, log_interval or 1, log_interval
-        if self._resumption is not None and not self._resumption.is_over and log_interval is not None:
-            self._earlier_iterations, interval = self._n_updates - self._resumption.first_update, 1
+        self.session.failure_observers, self.session.between_updates, self.session.stop_signal = [], [], None
+        self.session.earlier_iterations, self.session.log_interval, interval = 0, log_interval or 1, log_interval
+        if self.session.resumption is not None and not self.session.resumption.is_over and log_interval is not None:
+            self.session.earlier_iterations, interval = self._n_updates - self.session.resumption.first_update, 1
         try:
             with on_this_rank(self):
-                observers = with_observers(callbacks_of(self._ranks.rank, callback))
-                bar = progress_bar and self._ranks.rank == 0
+                observers = with_observers(callbacks_of(self.session.ranks.rank, callback))
+                bar = progress_bar and self.session.ranks.rank == 0
                 super().learn(total_timesteps, observers, interval, tb_log_name, reset_num_timesteps, bar)
-                if self._resumption is not None:
-                    self._resumption.is_over = True  # it had nothing left to do
+                if self.session.resumption is not None:
+                    self.session.resumption.is_over = True  # it had nothing left to do
         except BaseException as error:
-            tell(self.failure_observers, error)
-            if not isinstance(error, WorkerError) or self.stop_signal is None:
+            tell(self.session.failure_observers, error)
+            if not isinstance(error, WorkerError) or self.session.stop_signal is None:
                 raise
             # Workers that have received the signal, too: the training ends as it was asked to.
         if log_interval is not None and self.logger.name_to_value and self._is_row_recorded():
-            self._run_folder.dump(self.logger, partial(self.logger.dump, step=self.num_timesteps))
-        if self.stop_signal == signal.SIGINT:
+            self.session.run_log.dump(self.logger, partial(self.logger.dump, step=self.num_timesteps))
+        if self.session.stop_signal == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.stop_signal is not None:
-            sys.exit(128 + self.stop_signal)  # by this function: W&B listens to it
+        if self.session.stop_signal is not None:
+            sys.exit(128 + self.session.stop_signal)  # by this function: W&B listens to it
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        of_a_training = ("last_update", "keep_update_start", "_resumption", "_recorder", "_loaded_statistics")
-        counts = ("_first_update", "_earlier_iterations", "_log_interval")
-        return [*super()._excluded_save_params(), *OF_THIS_OBJECT, *of_a_training, *counts]
+        return [*super()._excluded_save_params(), "session", "last_update"]

@@ -164,7 +164,7 @@ def measure(update: Update) -> dict[str, Any]:
     row: dict[str, Any] = {"mib": (peak(update.device) - before) / 2**20, "seconds": seconds}
     if update.side == OURS:
         report = model.last_update
-        problem = model.last_update_inputs.evaluated.problem
+        problem = model.session.update_inputs.evaluated.problem
         row |= {"status": report.status, "rung": report.fisher_rung, "iterations": report.cg_iterations}
         row |= {"kept": report.cg_kept, "trials": len(report.trial_kls), "chunks": len(problem.surrogate.mean.chunks)}
         row |= {"parameters": sum(part.numel() for part in problem.parameters)}

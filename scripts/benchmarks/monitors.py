@@ -52,7 +52,7 @@ class WatchedSide(OurSide):
         self.monitor.init_callback(self.model)
         # What a first update leaves behind, so that there is a policy before it to measure drift from.
         run_once(self)
-        self._memory = self.model._diagnosis._memory
+        self._memory = self.model.session.diagnosis._memory
 
     def timed(self, diagnostics: frozenset[Diagnostic], looks: bool) -> float:
         """
@@ -63,8 +63,8 @@ class WatchedSide(OurSide):
         :return: seconds
         """
         self.reset()
-        self.model._diagnosis.subscribed = set(diagnostics)
-        self.model._diagnosis._memory = self._memory
+        self.model.session.diagnosis.subscribed = set(diagnostics)
+        self.model.session.diagnosis._memory = self._memory
         for one in self.monitor.monitors:
             # As if it were another update: they do not look at one twice.
             one._seen = None

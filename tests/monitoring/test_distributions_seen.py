@@ -58,8 +58,8 @@ def test_no_more_than_so_many_samples_from_the_whole_batch(monkeypatch: pytest.M
     monkeypatch.setattr(module, "SAMPLES", 5)
     few = distributions_seen(model)
     assert len(few["histograms/importance_ratios"]) == 5
-    assert model.last_update_inputs is not None
-    everything = model.last_update_inputs.batch.advantages.numpy()
+    assert model.session.update_inputs is not None
+    everything = model.session.update_inputs.batch.advantages.numpy()
     assert list(few["histograms/advantages"]) == [float(everything[row]) for row in (0, 32, 64, 95, 127)]
 
 

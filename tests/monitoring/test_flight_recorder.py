@@ -151,7 +151,7 @@ def test_what_others_call_alarms_disturbs_nothing() -> None:
 
 def test_without_a_recorder_nothing_is_kept() -> None:
     trained = model().learn(128)
-    assert trained.last_update_start is None
+    assert trained.session.update_start is None
 
 
 def test_a_dump_that_is_too_large_is_left_out_and_said() -> None:
@@ -246,7 +246,7 @@ def test_training_again_adds_no_second_observer() -> None:
     recorder, trained = FlightRecorder(), model()
     for _ in range(3):
         trained.learn(64, callback=recorder, reset_num_timesteps=False)
-    assert len(trained.failure_observers) == 1
+    assert len(trained.session.failure_observers) == 1
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

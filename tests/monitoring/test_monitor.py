@@ -323,7 +323,7 @@ def test_they_subscribe_to_what_they_read_and_to_nothing_else() -> None:
     for name in ALL:
         model = healthy()
         getattr(sb3_trpo_ext.monitoring, name)().init_callback(model)
-        assert model._diagnosis.subscribed == wanted[name]
+        assert model.session.diagnosis.subscribed == wanted[name]
 
 
 def test_a_run_is_the_same_bit_for_bit_with_monitors() -> None:
@@ -341,7 +341,7 @@ def test_monitors_and_saved_models(tmp_path: Path) -> None:
     model.learn(3 * 256, callback=monitor)
     model.save(tmp_path / "model.zip")
     loaded = TRPO.load(tmp_path / "model.zip", env=model.get_env())
-    assert loaded._diagnosis.subscribed == set()
+    assert loaded.session.diagnosis.subscribed == set()
     loaded.learn(3 * 256, callback=monitor, reset_num_timesteps=False)
     assert [report.n_updates for report in monitor.monitors[0].reports] == [1, 2, 3, 4, 5, 6]
     # What the update before left behind for the next one's diagnostics is not saved.

@@ -23,7 +23,7 @@ from tests.sb3.spaces import OBSERVATIONS, InPlaceReLU, collect, make_model, wit
 
 def dumped(model: Any, steps: int = 256) -> tuple[Dump, dict[str, bytes]]:
     """The newest update of a short training, through the disk, without its result; and the result."""
-    model.keep_update_start = True
+    model.session.keep_update_start = True
     model.learn(steps)
     now = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
     path = Path("dumped")
@@ -121,7 +121,7 @@ def test_a_planted_change_of_the_batch_changes_the_result() -> None:
 
 def test_an_update_that_raised_raises_again(tmp_path: Path) -> None:
     model = make_model(n_steps=64)
-    model.keep_update_start = True
+    model.session.keep_update_start = True
     model.learn(128)
     collect(model)
     model.rollout_buffer.advantages[3, 1] = np.nan

@@ -65,7 +65,7 @@ def duplicate_observations(model: Any) -> None:
         for _, array in arrays_of(model, name):
             array[:] = array[:1, :1]
     if hasattr(model, "_recorder"):
-        model._recorder._steps = {}
+        model.session.recorder._steps = {}
 
 
 @between(n_envs=1, n_steps=1, normalize_advantage=False, batch_size=1)

@@ -116,7 +116,7 @@ def stitch(model: Any, environments: Any) -> None:
         for key, array in arrays_of(model, name):
             array[:, environments] = arrays[key][:, environments]
     if hasattr(model, "_recorder"):
-        model._recorder._steps = {}
+        model.session.recorder._steps = {}
 
 
 def arrays_of(model: Any, name: str) -> list[tuple[str, np.ndarray]]:

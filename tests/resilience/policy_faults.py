@@ -246,4 +246,4 @@ def curvature_singular(model: Any) -> None:
         array = getattr(model.rollout_buffer, name)
         array[:] = array[:1, :1]
     if hasattr(model, "_recorder"):
-        model._recorder._steps = {}
+        model.session.recorder._steps = {}

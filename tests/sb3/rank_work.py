@@ -56,7 +56,7 @@ def model_and_batch(kind: str, settings: dict[str, Any]) -> tuple[Any, RolloutBa
     settings = {"cg_max_steps": CG_STEPS, "cg_precision": "float64", "batch_size": N_SAMPLES, **settings}
     model = collect(make_model(kind, n_envs=N_ENVS, n_steps=N_STEPS, **settings))
     model.policy.set_training_mode(False)
-    return model, read_batch(model.rollout_buffer, model._recorder)
+    return model, read_batch(model.rollout_buffer, model.session.recorder)
 
 
 def policy_step(model: Any, batch: RolloutBatch, ranks: Ranks) -> dict[str, Any]:

@@ -47,7 +47,7 @@ WHOLE = slice(None)
 
 def function_of(model: Any) -> PolicyFunction:
     model.policy.set_training_mode(False)
-    batch = read_batch(model.rollout_buffer, model._recorder)
+    batch = read_batch(model.rollout_buffer, model.session.recorder)
     function = PolicyFunction(model.policy, batch.observations, CPU)
     function.own((slice(0, len(batch)),))
     return function
@@ -84,7 +84,7 @@ def test_phi_in_float64_is_what_the_real_policy_computes_in_float64(action: str,
 def test_log_probabilities_agree_with_the_buffers(action: str) -> None:
     model = collect(make_model(action))
     function = function_of(model)
-    batch = read_batch(model.rollout_buffer, model._recorder)
+    batch = read_batch(model.rollout_buffer, model.session.recorder)
     actions, log_prob = base_actions(model.policy, batch.actions, batch.log_prob)
     phi = function(function.theta(torch.float64), WHOLE)
     ours = action_distribution(model.policy).log_prob(phi, actions.double() if actions.is_floating_point() else actions)

@@ -266,7 +266,7 @@ def test_early_reading_raises_one_clear_line(read: Callable[[Any], Any]) -> None
     ) as caught:
         collect(model, Early(read))
     assert str(caught.value).count("\n") == 0
-    assert model._recorder.collection == ACTOR_ALONE
+    assert model.session.recorder.collection == ACTOR_ALONE
     # What nobody has computed can't be read afterwards either, and the next rollout is a whole one.
     with pytest.raises(TooEarlyError):
         model.rollout_buffer.values.sum()
@@ -313,7 +313,7 @@ def test_at_the_end_of_a_rollout_the_values_are_those_of_sb3s_loop() -> None:
     for callback, loop in ((AtTheEnd(), ACTOR_ALONE), (AtTheEndOfSB3s(), f"SB3's loop: callback AtTheEndOfSB3s {MAY_READ}")):
         model = make_model(n_steps=32)
         collect(model, callback)
-        assert model._recorder.collection == loop
+        assert model.session.recorder.collection == loop
         seen.append([*callback.seen, *callback.last])
     assert seen[0][3].shape == seen[1][3].shape == (2, 1)
     assert all(np.allclose(ours, theirs, rtol=1e-5, atol=1e-6) for ours, theirs in zip(*seen, strict=True))

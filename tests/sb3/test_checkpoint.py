@@ -354,7 +354,7 @@ def test_worker_processes_begin_new_episodes_with_their_own_generators(tmp_path:
     again.seed(3)
     model = TRPO.resume(folder, again)
     with pytest.warns(UserWarning, match="a SubprocVecEnv can't be looked into"):
-        model._resumption.enter(model, again)
+        model.session.resumption.enter(model, again)
     # A step further: each has drawn a new episode's beginning.
     for state, random in zip(states, again.get_attr("np_random"), strict=True):
         generator = np.random.default_rng()

@@ -60,8 +60,8 @@ def _as_tensors(observations: Any) -> Any:
 
 def both_loops(make: Any) -> tuple[Any, Any]:
     ours, theirs = collect(make()), collect(make(), sb3_loop)
-    assert ours._recorder.collection == ACTOR_ALONE
-    assert theirs._recorder.collection.startswith("SB3's loop: ")
+    assert ours.session.recorder.collection == ACTOR_ALONE
+    assert theirs.session.recorder.collection.startswith("SB3's loop: ")
     return ours, theirs
 
 
@@ -306,7 +306,7 @@ def test_callbacks_are_called_as_by_sb3_and_see_the_same(stop_after: int | None)
         recorded = Recorded(stop_after)
         model = make_model("discrete", n_steps=32)
         model.learn(64, callback=[recorded] if not others else CallbackList([recorded, _Old()]))
-        assert (model._recorder.collection == ACTOR_ALONE) is (not others)
+        assert (model.session.recorder.collection == ACTOR_ALONE) is (not others)
         seen.append(recorded.calls)
     assert len(seen[0]) > 300
     assert same([list(call) for call in seen[0]], [list(call) for call in seen[1]])
@@ -331,7 +331,7 @@ def test_stopped_in_the_middle_the_buffer_holds_what_was_stored() -> None:
 
 
 def reason(model: Any) -> str:
-    return collect(model)._recorder.collection
+    return collect(model).session.recorder.collection
 
 
 class Meddler(BaseCallback):
@@ -354,7 +354,7 @@ def test_weights_that_change_meanwhile_are_found_and_the_next_rollout_is_sb3s() 
     model = make_model(n_steps=32)
     with pytest.warns(UserWarning, match=r"value_net\.weight changed while the policy collected"):
         collect(model, Meddler("value_net"))
-    assert model._recorder.collection == ACTOR_ALONE
+    assert model.session.recorder.collection == ACTOR_ALONE
     assert reason(model) == "SB3's loop: value_net.weight changed while an earlier rollout was collected"
 
 
@@ -426,7 +426,7 @@ def test_an_observation_that_is_not_finite_stops_before_the_network_sees_it() ->
     model = with_extractor(Spy, env=env, n_steps=32)
     with pytest.raises(NonFiniteError, match="environment 0, step 4"):
         collect(model)
-    assert model._recorder.collection == ACTOR_ALONE
+    assert model.session.recorder.collection == ACTOR_ALONE
     assert all(bool(torch.isfinite(x).all()) for x in seen)
 
 
@@ -447,7 +447,7 @@ def test_hooks_put_on_at_the_rollouts_start_are_obeyed() -> None:
 def test_the_phi_that_are_kept_are_those_of_sb3s_loop() -> None:
     for action in ("box", "sde", "discrete", "multidiscrete", "multibinary"):
         ours, theirs = both_loops(lambda action=action: make_model(action))
-        phi, expected = (model._recorder.phi(model.n_steps, model.n_envs) for model in (ours, theirs))
+        phi, expected = (model.session.recorder.phi(model.n_steps, model.n_envs) for model in (ours, theirs))
         if action in ("discrete", "multidiscrete"):
             # Logits: the same up to a constant for each category.
             columns = [4] if action == "discrete" else [3, 2]
@@ -470,5 +470,5 @@ def test_memory_of_the_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(values, "VALUES_MEMORY", 4 * 36 * 36 * 10)
     monkeypatch.setattr(ActorCriticPolicy, "predict_values", lambda self, obs: (sizes.append(len(obs)), predict(self, obs))[1])
     collect(model)
-    assert model._recorder.collection == ACTOR_ALONE
+    assert model.session.recorder.collection == ACTOR_ALONE
     assert max(sizes) == 10

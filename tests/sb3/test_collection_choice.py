@@ -49,7 +49,7 @@ def with_policy(policy: type) -> Any:
 
 
 def reason(model: Any, callback: Any = None) -> str:
-    return collect(model, callback)._recorder.collection
+    return collect(model, callback).session.recorder.collection
 
 
 @pytest.mark.parametrize("name", POLICY_METHODS)
@@ -116,7 +116,7 @@ def test_a_rollout_that_does_not_fill_the_buffer_is_left_to_sb3() -> None:
     model = make_model(n_steps=32)
     _, callback = model._setup_learn(64, Nothing())
     assert model.collect_rollouts(model.env, callback, model.rollout_buffer, 16)
-    assert "does not fill the buffer" in model._recorder.collection
+    assert "does not fill the buffer" in model.session.recorder.collection
 
 
 def test_a_subclass_with_a_collection_of_its_own_is_left_to_sb3() -> None:

@@ -17,7 +17,7 @@ from tests.sb3.spaces import BatchNormed, Dropped, InPlaceReLU, ValueNamed, coll
 
 def critic_of(model: Any) -> Critic:
     model.policy.set_training_mode(False)
-    batch = read_batch(model.rollout_buffer, model._recorder)
+    batch = read_batch(model.rollout_buffer, model.session.recorder)
     evaluated = evaluate_batch(model.policy, batch, model._kl_scale(), None)
     return Critic(model.policy, batch, model.rollout_buffer, model.batch_size, evaluated)
 
@@ -40,7 +40,7 @@ def test_a_shared_extractor_is_not_moved(extractor: type) -> None:
 @pytest.mark.parametrize("action", ["box", "sde", "discrete"])
 def test_the_actors_distributions_are_the_same_bits(action: str) -> None:
     model = collect(with_extractor(BatchNormed, action))
-    observations = read_batch(model.rollout_buffer, model._recorder).observations
+    observations = read_batch(model.rollout_buffer, model.session.recorder).observations
 
     def phi() -> Any:
         distribution = model.policy.get_distribution(observations).distribution
@@ -115,7 +115,7 @@ def test_the_tolerance_goes_on_while_an_epoch_pays(tolerance: float | None, expe
 
 def test_the_reported_losses_are_the_whole_batchs() -> None:
     model = collect(make_model(learning_rate=1e-2))
-    batch = read_batch(model.rollout_buffer, model._recorder)
+    batch = read_batch(model.rollout_buffer, model.session.recorder)
 
     def loss() -> float:
         with torch.no_grad():

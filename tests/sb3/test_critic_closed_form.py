@@ -28,7 +28,7 @@ from tests.sb3.spaces import InPlaceReLU, collect, make_env, make_model, same, s
 
 def critic_of(model: Any) -> Critic:
     model.policy.set_training_mode(False)
-    batch = read_batch(model.rollout_buffer, model._recorder)
+    batch = read_batch(model.rollout_buffer, model.session.recorder)
     return Critic(model.policy, batch, model.rollout_buffer, model.batch_size, evaluate_batch(model.policy, batch, 1.0, None))
 
 

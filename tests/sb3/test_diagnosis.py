@@ -104,7 +104,7 @@ def test_activity_is_that_of_the_updated_policy() -> None:
         model.policy.mlp_extractor.policy_net[0].bias[:3] = -50.0
         model.policy.mlp_extractor.value_net[0].bias[:5] = -50.0
     report = update(model, "activity")
-    inputs = model.last_update_inputs.batch.observations
+    inputs = model.session.update_inputs.batch.observations
     for name, dead in zip(report.layer_names, report.layer_dead, strict=True):
         network = {"actor": "policy_net", "critic": "value_net"}[name.split()[0]]
         with torch.no_grad():
@@ -261,7 +261,7 @@ def test_subscriptions_and_memories_are_not_saved(tmp_path: Path) -> None:
     model.save(tmp_path / "model.zip")
     with ZipFile(tmp_path / "model.zip") as file:
         assert b"_diagnosis" not in file.read("data")
-    assert type(model).load(tmp_path / "model.zip")._diagnosis.subscribed == set()
+    assert type(model).load(tmp_path / "model.zip").session.diagnosis.subscribed == set()
 
 
 class Picky(torch.nn.Module):

@@ -176,7 +176,7 @@ def test_sub_sampling_thins_only_the_products(observation: str) -> None:
     witness = Witness(model)
     model.train()
     assert witness.broken_promises_of_acceptance() == []
-    evaluated = model.last_update_inputs.evaluated
+    evaluated = model.session.update_inputs.evaluated
     assert float(evaluated.problem.fisher_mean.total) == 32
     assert float(evaluated.problem.surrogate.mean.total) == 128
     again = collect(make_model("box", observation, **settings))

@@ -100,10 +100,10 @@ def test_a_broken_episode_is_as_one_with_a_time_limit_there(loop: str, fault: st
     assert equal(*(statistics(model.env) for model in models))
     for name in ("observations", "actions", "log_probs", "values", "episode_starts"):
         assert np.array_equal(getattr(broken, name), getattr(limited_, name)), name
-    assert models[0]._recorder.dropped == sorted({(at, 0), (3, 2), (at, 2)})
-    assert not models[1]._recorder.dropped
+    assert models[0].session.recorder.dropped == sorted({(at, 0), (3, 2), (at, 2)})
+    assert not models[1].session.recorder.dropped
     kept = np.ones_like(broken.rewards, dtype=bool)
-    kept[tuple(zip(*models[0]._recorder.dropped, strict=True))] = False
+    kept[tuple(zip(*models[0].session.recorder.dropped, strict=True))] = False
     assert np.array_equal(broken.rewards[kept], limited_.rewards[kept])
     # The reward of VecNormalize is 0 in both; what the time limit's step bootstraps, the dropped one has whole.
     assert np.array_equal(broken.rewards[~kept], broken.values[~kept])
@@ -143,12 +143,12 @@ VEC_ENVS: dict[str, Any] = {
 def test_any_vec_env(cls: Any, fault: str) -> None:
     # SB3 keeps the observations that it is given until the next step: above in-place arrays only a wrapper helps it.
     model = collect(guarded_model(VecNormalize(faulty_vec({4: fault}, {}, cls=cls))))
-    assert model._recorder.dropped == ([] if fault == "reset" else [(4, 0)])
+    assert model.session.recorder.dropped == ([] if fault == "reset" else [(4, 0)])
     assert np.isfinite(model.rollout_buffer.observations).all()
     assert np.isfinite(model.rollout_buffer.rewards).all()
     assert model.rollout_buffer.episode_starts[5, 0] == 1.0
     model.train()
-    assert model.last_update.samples_dropped == len(model._recorder.dropped)
+    assert model.last_update.samples_dropped == len(model.session.recorder.dropped)
     model.env.close()
 
 
@@ -216,7 +216,7 @@ def test_every_kind_of_space_goes_on(kind: str, loop: str) -> None:
 def poisoned(model: Any, value: float) -> Any:
     """What stands in the buffer in a dropped sample's place can't matter to anything."""
     buffer = model.rollout_buffer
-    for step, environment in model._recorder.dropped:
+    for step, environment in model.session.recorder.dropped:
         for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
             getattr(buffer, name)[step, environment] = value
     return model
@@ -249,7 +249,7 @@ def test_diagnostics_leave_dropped_steps_out() -> None:
     model.subscribe(*Diagnostic)
     collect(model)
     model.train()
-    batch, report = model.last_update_inputs.batch, model.last_update
+    batch, report = model.session.update_inputs.batch, model.last_update
     assert (len(batch), report.n_samples, report.samples_dropped) == (128 - 21, 128 - 21, 21)
     advantages = batch.by_step(batch.advantages).double()
     ends = torch.zeros_like(advantages, dtype=torch.bool)
@@ -271,7 +271,7 @@ def test_the_place_of_what_else_is_wrong_is_the_rollouts() -> None:
 
 def test_a_dump_knows_what_was_dropped(tmp_path: Path) -> None:
     model = collect(guarded_model(faulty_vec({3: "reward", 4: "both"}, {15: "both"})))
-    model.keep_update_start = True
+    model.session.keep_update_start = True
     model.train()
     write_dump(tmp_path / "one", describe_update(model, ["test"], model.last_update, None, [], []))
     again = rebuild(read_dump(tmp_path / "one"), {})
@@ -496,7 +496,7 @@ def test_a_vec_env_of_ones_own_that_overrides_step_is_watched() -> None:
             return DummyVecEnv.step_wait(self)
 
     model = collect(guarded_model(faulty_vec({4: "both"}, {}, cls=Direct)))
-    assert model._recorder.dropped == [(4, 0)]
+    assert model.session.recorder.dropped == [(4, 0)]
     assert unhooked(model.env)
 
 
@@ -561,10 +561,10 @@ def test_a_finite_observation_whose_square_is_not_never_reaches_the_variance() -
     assert np.isinf(alone.obs_rms.var).any()
     env = VecNormalize(faulty_vec({4: "observation"}, {}, bad=1e20))
     model = collect(guarded_model(env))
-    assert model._recorder.dropped == [(4, 0)]
+    assert model.session.recorder.dropped == [(4, 0)]
     assert np.isfinite(env.obs_rms.var).all()
     # Without VecNormalize it is a number like any other.
-    assert not collect(guarded_model(faulty_vec({4: "observation"}, {}, bad=1e20)))._recorder.dropped
+    assert not collect(guarded_model(faulty_vec({4: "observation"}, {}, bad=1e20))).session.recorder.dropped
 
 
 # ---------------------------------------------------------------- whatever happens

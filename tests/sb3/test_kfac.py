@@ -48,7 +48,7 @@ def test_the_solution_is_that_of_the_plain_solve_and_comes_sooner(monkeypatch: p
         model.policy.load_state_dict(before["policy"])
         model.cg_preconditioner = name
         model.train()
-        solves.append(model.last_update_inputs.result.solve)
+        solves.append(model.session.update_inputs.result.solve)
     one, two = (solve.result for solve in solves)
     assert (one.status.value, two.status.value) == ("converged", "converged")
     torch.testing.assert_close(one.solution, two.solution, rtol=1e-4, atol=1e-7 * float(one.solution.norm()))
@@ -73,11 +73,11 @@ def test_scores_depend_on_seed_and_update_only() -> None:
         model._n_updates = 7
         torch.manual_seed(len(steps))
         model.train()
-        steps.append(model.last_update_inputs.result.solve.direction.vector)
+        steps.append(model.session.update_inputs.result.solve.direction.vector)
     assert torch.equal(*steps)
     model.policy.load_state_dict(before["policy"])
     model.train()
-    assert not torch.equal(steps[0], model.last_update_inputs.result.solve.direction.vector)
+    assert not torch.equal(steps[0], model.session.update_inputs.result.solve.direction.vector)
 
 
 def indefinite(r: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def test_a_preconditioner_with_which_cg_fails_is_dropped_and_the_report_says_so(
     model = make_model(n_steps=128, cg_damping=1e-3)
     before = state_of(collect(model))
     model.train()
-    plain = model.last_update_inputs.result.solve.direction.vector
+    plain = model.session.update_inputs.result.solve.direction.vector
     model.policy.load_state_dict(before["policy"])
     model._adapted_damping = None
     model.cg_preconditioner = "kfac"
@@ -106,7 +106,7 @@ def test_a_preconditioner_with_which_cg_fails_is_dropped_and_the_report_says_so(
     assert (report.status, report.cg_preconditioner, report.cg_preconditioned) == ("accepted", "none", None)
     assert report.cg_retries == 0, "more damping would not have helped"
     assert [note for note in report.notes if note.startswith("kfac was not used: ")]
-    assert torch.equal(model.last_update_inputs.result.solve.direction.vector, plain), "nor does its early stop stay behind"
+    assert torch.equal(model.session.update_inputs.result.solve.direction.vector, plain), "nor does its early stop stay behind"
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, place: int) -> None:

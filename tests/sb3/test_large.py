@@ -45,7 +45,7 @@ def small(**kwargs: Any) -> Any:
 
 def evaluated(model: Any, size: int | None) -> Any:
     model.policy.set_training_mode(False)
-    return evaluate_batch(model.policy, read_batch(model.rollout_buffer, model._recorder), 0.5, size)
+    return evaluate_batch(model.policy, read_batch(model.rollout_buffer, model.session.recorder), 0.5, size)
 
 
 def close(found: Tensor, reference: Tensor) -> bool:
@@ -171,13 +171,13 @@ def test_recomputation_begins_where_one_sample_is_too_much(monkeypatch: pytest.M
     model = small(observation="image", cg_precision="float64", batch_size=N, cg_max_steps=3)
     before = state_of(model)
     model.train()
-    ordinary, inputs = state_of(model), model.last_update_inputs.evaluated
+    ordinary, inputs = state_of(model), model.session.update_inputs.evaluated
     assert (inputs.function.recomputes, len(inputs.chunks)) == (False, 1)
     monkeypatch.setattr(problems, "MEMORY_LIMIT", 1)
     again = small(observation="image", cg_precision="float64", batch_size=N, cg_max_steps=3)
     assert same(state_of(again), before)
     again.train()
-    inputs = again.last_update_inputs.evaluated
+    inputs = again.session.update_inputs.evaluated
     assert (inputs.function.recomputes, len(inputs.chunks)) == (True, N)
     assert again.last_update.fisher_rung == "forward_reverse/recomputed"
     for name, tensor in again.policy.state_dict().items():
@@ -223,7 +223,7 @@ def most_rows_seen(kind: str, variant: str) -> int:
     model.subscribe(*(name for name in Diagnostic if name is not Diagnostic.ACTIVITY))
     with rows_seen(model.policy) as seen:
         model.train()
-        model._diagnosis._drift(model.last_update_inputs.evaluated.problem, True)
+        model.session.diagnosis._drift(model.session.update_inputs.evaluated.problem, True)
     assert model.last_update.accepted
     return max(seen)
 
@@ -283,7 +283,7 @@ def test_residuals_are_kept_as_the_memory_bound_allows(
     """Three vectors of the actor's size and a bit; with a preconditioner each takes two."""
     model = small(cg_preconditioner=preconditioner)
     model.train()
-    n_parameters = sum(part.numel() for part in model.last_update_inputs.evaluated.problem.parameters)
+    n_parameters = sum(part.numel() for part in model.session.update_inputs.evaluated.problem.parameters)
     monkeypatch.setattr(settings, "RESIDUALS_MEMORY", 3 * 8 * n_parameters + 7)
     collect(model).train()
     assert model.last_update.cg_iterations > kept

@@ -101,7 +101,7 @@ def test_the_previous_policys_batch_is_refused_without_recorded_phi_too(action: 
     model = collect(make_model(action, n_steps=128))
     model.train()
     assert model.last_update.accepted
-    model._recorder._steps = {}
+    model.session.recorder._steps = {}
     assert "was not collected by the policy" in refused(model)
 
 
@@ -123,7 +123,7 @@ def test_one_stale_environment_of_eight_is_refused_by_name(action: str, recorded
     assert model.last_update.accepted
     collect(model)
     if not recorded:
-        model._recorder._steps = {}
+        model.session.recorder._steps = {}
     stitch(model, older, 5)
     message = refused(model)
     assert "in environment 5, steps" in message

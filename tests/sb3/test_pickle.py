@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from sb3_trpo_ext import Checkpoints
 from sb3_trpo_ext.monitoring import FlightRecorder, TrustRegionMonitor
-from sb3_trpo_ext.sb3.trpo import OF_THIS_OBJECT
+from sb3_trpo_ext.sb3.session import SURVIVING
 from tests.sb3.spaces import ACTIONS, make_model, same, state_of
 
 WAYS: dict[str, Callable[[Any], Any]] = {
@@ -73,17 +73,18 @@ def test_a_model_that_has_never_learned_and_one_in_the_middle_of_its_callbacks()
     model.learn(128, callback=[TrustRegionMonitor(), FlightRecorder(), Checkpoints(every_updates=1)])
     other = pickle.loads(pickle.dumps(model))
     # What belongs to the other object and its run stays with it: a copy never writes into that run's folder.
-    assert (other.run_folder, other.failure_observers, other.between_updates) == (None, [], [])
+    assert (other.run_folder, other.session.failure_observers, other.session.between_updates) == (None, [], [])
     assert model.run_folder is not None
 
 
 def test_whatever_belongs_to_one_object_is_made_anew() -> None:
     model = make_model()
-    assert set(OF_THIS_OBJECT) <= set(vars(model))
+    model.learn(64)
     other = pickle.loads(pickle.dumps(model))
     assert vars(other).keys() == vars(model).keys()
-    excluded = model._excluded_save_params()
-    assert set(OF_THIS_OBJECT) <= set(excluded)
+    assert vars(other.session).keys() == vars(model.session).keys() >= set(SURVIVING)
+    assert (other.session.update_inputs, other.session.choice) == (None, None)
+    assert "session" in model._excluded_save_params()
 
 
 @pytest.mark.parametrize("output", ["stdout", "csv", "tensorboard"])

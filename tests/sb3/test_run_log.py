@@ -69,7 +69,7 @@ def test_the_folder_can_be_read_after_every_update() -> None:
     assert callback.seen == 3
     reports = check_run_folder(Path("run"), 4)
     assert reports[-1] == model.last_update
-    batch = model.last_update_inputs.batch
+    batch = model.session.update_inputs.batch
     mean, std, least, *_, most = np.load("run/advantages.npy")[-1]
     assert mean == pytest.approx(float(batch.advantages.mean()), abs=1e-6)
     assert std == pytest.approx(float(batch.advantages.std()), rel=1e-5)
@@ -174,7 +174,7 @@ def test_the_folder_is_looked_for_once_a_logger(monkeypatch: pytest.MonkeyPatch)
     assert len(calls) == 1
     model.learn(64, reset_num_timesteps=False)
     assert len(calls) == 2
-    check_run_folder(model._run_folder.path, 4)
+    check_run_folder(model.session.run_log.path, 4)
 
 
 def test_a_run_that_logs_nothing_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_run_that_logs_nothing_leaves_nothing(monkeypatch: pytest.MonkeyPatch,
     model = make_model()
     model.learn(128)
     assert model.last_update.n_updates == 2
-    assert model._run_folder.path is None
+    assert model.session.run_log.path is None
     assert Path(model.logger.dir).parent == tmp_path  # SB3 makes that folder for every run
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
     model.set_logger(Logger(folder=None, output_formats=[]))

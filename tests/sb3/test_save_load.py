@@ -90,7 +90,7 @@ def test_there_and_back_again_keeps_training() -> None:
 
 def next_update(model: Any, rollout: Any, recorder: Any) -> dict[str, Any]:
     model.rollout_buffer = copy.deepcopy(rollout)
-    model._recorder = recorder
+    model.session.recorder = recorder
     np.random.seed(5)  # noqa: NPY002
     torch.manual_seed(5)
     model.train()
@@ -118,13 +118,13 @@ def test_the_next_update_after_loading_is_the_same_bits(action: str, kwargs: dic
     model.save("model.zip")
     loaded = TRPO.load("model.zip", env=make_env(action), device="cpu")
     assert loaded.last_update is None
-    assert loaded.last_update_inputs is None
+    assert loaded.session.update_inputs is None
     assert (loaded._adapted_damping, loaded._updates_skipped) == (0.37, 4)
     loaded._logger = model.logger
     collect(model)
     loaded._current_progress_remaining = model._current_progress_remaining
     loaded.num_timesteps, loaded._last_obs = model.num_timesteps, model._last_obs
-    recorder = model._recorder
+    recorder = model.session.recorder
     before, rollout = state_of(model), copy.deepcopy(model.rollout_buffer)
     assert same(state_of(loaded)["policy"], before["policy"])
     first, second = next_update(model, rollout, recorder), next_update(loaded, rollout, recorder)
@@ -147,7 +147,7 @@ def test_the_comparison_notices_what_is_forgotten(forgotten: str) -> None:
     else:
         setattr(loaded, forgotten, {"_adapted_damping": None, "_n_updates": 0}[forgotten])
     collect(model)
-    recorder, rollout = model._recorder, copy.deepcopy(model.rollout_buffer)
+    recorder, rollout = model.session.recorder, copy.deepcopy(model.rollout_buffer)
     first, second = next_update(model, rollout, recorder), next_update(loaded, rollout, recorder)
     assert not same(first["policy"], second["policy"])
 
@@ -355,7 +355,7 @@ def test_a_policy_on_a_device_is_updated_on_the_cpu(action: str, monkeypatch: py
     witness = Witness(collect(model))
     model.train()
     assert witness.broken_promises_of_acceptance() == []
-    assert model.last_update_inputs.evaluated.problem.theta[0].device.type == "cpu"
+    assert model.session.update_inputs.evaluated.problem.theta[0].device.type == "cpu"
 
 
 @pytest.mark.gpu

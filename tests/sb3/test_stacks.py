@@ -95,7 +95,7 @@ def test_a_batch_that_is_cut_later_keeps_no_graphs() -> None:
 @pytest.mark.parametrize("action", ["box", "discrete", "multidiscrete", "multibinary"])
 def test_closed_form_and_plain_autograd_agree_on_a_whole_batch(action: str) -> None:
     model = updated(make_model(action))
-    linearised = model.last_update_inputs.evaluated.problem.linearised
+    linearised = model.session.update_inputs.evaluated.problem.linearised
     other = FisherOperator(linearised.curvature, LADDER[-1])
     vector = torch.randn(sum(part.numel() for part in linearised.curvature.theta), dtype=torch.float64)
     torch.testing.assert_close(linearised.product(vector), other.product(vector), rtol=1e-9, atol=1e-13)
@@ -105,7 +105,7 @@ def test_closed_form_and_plain_autograd_agree_on_a_whole_batch(action: str) -> N
 def test_nothing_is_kept_for_the_products_after_the_update() -> None:
     """The next rollout is collected while ``last_update_inputs`` is alive: its graphs may be a GiB."""
     model = updated(make_model())
-    assert not model.last_update_inputs.evaluated.problem.linearised._kept
+    assert not model.session.update_inputs.evaluated.problem.linearised._kept
 
 
 # ---------------------------------------------------------------- the bound holds for the policy, not for what was read
@@ -191,12 +191,12 @@ def test_features_beyond_the_memory_bound_are_made_again_each_time(observation: 
     monkeypatch.setattr("sb3_trpo_ext.sb3.problem.actor_stack.FEATURES_LIMIT", 4 * 64 * 6 - 1)
     made = updated(make_model(observation=observation))
     assert made.last_update.fisher_rung == "closed_form/retained"
-    inputs = [model.last_update_inputs.evaluated.problem.linearised.curvature.mlp.inputs for model in (kept, made)]
+    inputs = [model.session.update_inputs.evaluated.problem.linearised.curvature.mlp.inputs for model in (kept, made)]
     assert isinstance(getattr(inputs[0], "__self__", None), Tensor)
     assert getattr(inputs[1], "__self__", None) is None
     rows = torch.tensor([3, 63, 7])
     assert torch.equal(inputs[0](rows), inputs[1](rows))
     steps = [
-        flatten(part.detach() for part in model.last_update_inputs.evaluated.problem.parameters) for model in (kept, made)
+        flatten(part.detach() for part in model.session.update_inputs.evaluated.problem.parameters) for model in (kept, made)
     ]
     assert torch.equal(*steps)

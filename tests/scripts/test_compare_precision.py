@@ -82,7 +82,7 @@ def test_the_policy_step_is_that_of_train(folder: Path, task: str) -> None:
     found, scale = step.solve("float64", 5, 5, float(model.cg_damping))
     before = torch.cat([parameter.detach().reshape(-1) for parameter in step.evaluated.problem.parameters])
     model.train()
-    result = model.last_update_inputs.result
+    result = model.session.update_inputs.result
     assert result.gradient_norm == pytest.approx(float(step.g.norm()), rel=1e-12)
     torch.testing.assert_close(result.solve.direction.vector, found.solution, rtol=1e-9, atol=1e-12)
     assert scale is not None

@@ -25,7 +25,7 @@ from sb3_trpo_ext.sb3.checkpoints.files import FOLDER_NAME, newest_in_words, new
 from sb3_trpo_ext.sb3.checkpoints.lock import claim, release
 from sb3_trpo_ext.sb3.checkpoints.state import MODEL_NAME, STATE_NAME, Resumption, about, checkpoint_files, read_state
 from sb3_trpo_ext.sb3.errors import CheckpointError, WorkerError
-from sb3_trpo_ext.sb3.integrity.guard import marked
+from sb3_trpo_ext.sb3.integrity.guard import Mark
 from sb3_trpo_ext.sb3.ranks.group import join
 
 if TYPE_CHECKING:
@@ -74,10 +74,11 @@ class Checkpoints(BaseCallback):
         self.folder, self.on_signals = folder, on_signals
         self._signals = GracefulStop(self._stop, PROMISE, self._progress)
         self._last_update, self._last_time = 0, 0.0
-        self._active = self._in_trouble = self._writing = False
+        self._active = self._in_trouble = False
+        self._writing = Mark()
 
     def _init_callback(self) -> None:
-        if not hasattr(self.model, "between_updates"):
+        if not hasattr(self.model, "session"):
             cls = type(self.model)
             raise TypeError(
                 f"Checkpoints are of sb3_trpo_ext.TRPO; this model is {cls.__module__}.{cls.__name__}. Use `from sb3_trpo_ext "
@@ -96,8 +97,8 @@ class Checkpoints(BaseCallback):
         claim(self._folder())
         self._active = True
         self._last_update, self._last_time = model._n_updates, time.monotonic()
-        model.between_updates.append(self._between_updates)
-        model.failure_observers.append(self._on_death)
+        model.session.between_updates.append(self._between_updates)
+        model.session.failure_observers.append(self._on_death)
         if self.on_signals:
             self._signals.install()
 
@@ -105,7 +106,7 @@ class Checkpoints(BaseCallback):
         if self.folder is not None:
             return Path(self.folder).absolute()
         model = self._trpo
-        model._run_folder.find(model._n_updates + 1, model.log_folder, model.env, model.logger)
+        model.session.run_log.find(model._n_updates + 1, model.log_folder, model.env, model.logger)
         if model.run_folder is None:
             raise ValueError(
                 "Checkpoints: this run logs nothing, so it has no folder: set folder here, or log_folder of TRPO."
@@ -118,7 +119,7 @@ class Checkpoints(BaseCallback):
     def _between_updates(self) -> bool:
         """Whether training goes on."""
         model = self._trpo
-        stops = model.stop_signal is not None
+        stops = model.session.stop_signal is not None
         late = self.every_seconds is not None and time.monotonic() - self._last_time >= self.every_seconds
         if stops or late or model._n_updates - self._last_update >= self.every_updates:
             try:
@@ -146,7 +147,7 @@ class Checkpoints(BaseCallback):
         if model._n_updates == self._last_update:
             return
         folder, root = self._folder(), self.locals["callback"]
-        with marked(self, "_writing"):
+        with self._writing:
             write_checkpoint(folder, model._n_updates, checkpoint_files(model, root, folder.parent), about(model, root))
             self._last_update, self._last_time, self._in_trouble = model._n_updates, time.monotonic(), False
             prune(folder, self.keep_last, self.keep_best)
@@ -159,12 +160,12 @@ class Checkpoints(BaseCallback):
         self._in_trouble = True
 
     def _stop(self, number: int) -> None:
-        self._trpo.stop_signal = number
+        self._trpo.session.stop_signal = number
 
     def _progress(self) -> tuple[int, int] | None:
         """For a stop that was asked for; an update and a checkpoint are finished first, and other ranks are waited for."""
         model = self._trpo
-        busy = model._computing or self._writing or model._ranks.waiting
+        busy = model.session.computing.on or self._writing.on or model.session.ranks.waiting
         return None if busy else (model.num_timesteps, model._n_updates)
 
     def _on_death(self, error: BaseException) -> None:
@@ -180,7 +181,7 @@ class Checkpoints(BaseCallback):
             return
         self._active = False
         model, folder = self._trpo, self._folder()
-        if model.stop_signal is not None:
+        if model.session.stop_signal is not None:
             say(f"training stopped after update {model._n_updates}, at step {model.num_timesteps}. {newest_in_words(folder)}")
         release(folder)
 
@@ -211,7 +212,7 @@ def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: 
     saved, pickled, home, threads = found
     use_threads(threads)
     model = cls.load(io.BytesIO(saved), env=env, device=device, force_reset=False, **changes)
-    model._resumption = Resumption(read_state(pickled), home, model)
+    model.session.resumption = Resumption(read_state(pickled), home, model)
     return model
 
 

@@ -102,11 +102,11 @@ class TrainingState:
             logs=LogPositions.of(model.logger, model.env, folder, base),
             run_folder=None if folder is None else str(folder.relative_to(base) if folder.is_relative_to(base) else folder),
             report=None if model.last_update is None else model.last_update.to_json(),
-            diagnostics=model._diagnosis.state_dict(),
-            collected_otherwise=model._recorder.changed,
+            diagnostics=model.session.diagnosis.state_dict(),
+            collected_otherwise=model.session.recorder.changed,
             buffers={name: part.detach().cpu() for name, part in model.policy.named_buffers() if name not in saved},
             first_timestep=model._num_timesteps_at_start,
-            first_update=model._first_update,
+            first_update=model.session.first_update,
             elapsed=(time.time_ns() - model.start_time) / 1e9,
         )
 
@@ -177,14 +177,14 @@ class Resumption:
         # Set when the ``learn`` that goes on has returned without collecting: the next one is a new one.
         self.is_over = False
         model.last_update = None if state.report is None else UpdateReport.from_json(state.report)
-        model._diagnosis.load_state_dict(state.diagnostics)
-        model._recorder.changed = state.collected_otherwise
+        model.session.diagnosis.load_state_dict(state.diagnostics)
+        model.session.recorder.changed = state.collected_otherwise
         for name, part in model.policy.named_buffers():
             if name in state.buffers:
                 part.copy_(state.buffers[name])
         self.prepare(model)
         if state.run_folder is not None:
-            model._run_folder.go_on_in(self._base / state.run_folder)
+            model.session.run_log.go_on_in(self._base / state.run_folder)
 
     @property
     def first_update(self) -> int:
@@ -219,7 +219,7 @@ class Resumption:
         """
         state = self._state
         last = total if reset else state.first_timestep + total
-        leads, custom = model._ranks.rank == 0, model._custom_logger
+        leads, custom = model.session.ranks.rank == 0, model._custom_logger
         if leads:
             claim(self._folder)
             state.logs.cut(self._base)
@@ -230,7 +230,7 @@ class Resumption:
             last, root = set_up(last - model.num_timesteps, reset_num_timesteps=False, **arguments)
         finally:
             model._custom_logger = custom
-        model._num_timesteps_at_start, model._first_update = state.first_timestep, state.first_update
+        model._num_timesteps_at_start, model.session.first_update = state.first_timestep, state.first_update
         model.start_time -= int(state.elapsed * 1e9)
         if leads:
             state.logs.restore_pending(model.logger)
@@ -246,7 +246,7 @@ class Resumption:
         :param model: the model, before its first rollout
         :param env: its environment
         """
-        if model._ranks.rank > 0:
+        if model.session.ranks.rank > 0:
             _begin_anew(model, env)
             return
         reason = self._state.environment.restore(env)

@@ -33,7 +33,7 @@ from sb3_trpo_ext.sb3.collect.callback_needs import what_needs_sb3_loop
 from sb3_trpo_ext.sb3.collect.late import Late, late
 from sb3_trpo_ext.sb3.collect.values import map_arrays, predict_values
 from sb3_trpo_ext.sb3.integrity.finiteness import refuse_non_finite
-from sb3_trpo_ext.sb3.integrity.guard import Fingerprint, marked
+from sb3_trpo_ext.sb3.integrity.guard import Fingerprint
 from sb3_trpo_ext.sb3.problem.action_distributions import with_parameters
 from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
 
@@ -63,8 +63,8 @@ def why_sb3_loop(model: TRPO, callback: BaseCallback, buffer: RolloutBuffer, n_r
         return f"the buffer, {type(buffer).__name__}, collects in its own way"
     if n_rollout_steps != buffer.buffer_size:
         return "the rollout does not fill the buffer"
-    if model._recorder.changed is not None:
-        return f"{model._recorder.changed} changed while an earlier rollout was collected"
+    if model.session.recorder.changed is not None:
+        return f"{model.session.recorder.changed} changed while an earlier rollout was collected"
     return why_not_alone(model.policy) or what_needs_sb3_loop(callback)
 
 
@@ -93,7 +93,7 @@ def collect_rollout(
         rollout = Rollout(model, env, buffer, arrays, recorder)
         going_on = rollout.fill(callback)
         recorder.changed = fingerprint.changed(policy) if model.policy is policy else "the policy itself"
-        with marked(model, "_computing"):
+        with model.session.computing:
             rollout.evaluate()
     if recorder.changed is not None:
         warnings.warn(
@@ -104,7 +104,7 @@ def collect_rollout(
             stacklevel=4,
         )
     if going_on:
-        with marked(model, "_computing"):
+        with model.session.computing:
             assert model._last_episode_starts is not None
             last_values = torch.from_numpy(predict_values(policy, model._last_obs)).reshape(-1, 1)
             buffer.compute_returns_and_advantage(last_values=last_values, dones=model._last_episode_starts)
@@ -263,7 +263,7 @@ def settle_collected(model: TRPO, buffer: RolloutBuffer) -> None:
     :param model: the model
     :param buffer: the buffer, full
     """
-    settle_dropped(buffer.rewards, buffer.values, model._recorder.dropped)
+    settle_dropped(buffer.rewards, buffer.values, model.session.recorder.dropped)
     assert model._last_obs is not None
     assert model._last_episode_starts is not None
     with torch.no_grad():

@@ -114,7 +114,7 @@ def guarded(model: TRPO, env: VecEnv, callback: BaseCallback | None = None) -> I
         return getattr(model.rollout_buffer, "pos", None)
 
     try:
-        with model._env_guard.watching(env, model.on_nonfinite, position, callback):
+        with model.session.env_guard.watching(env, model.on_nonfinite, position, callback):
             yield
     except NonFiniteError:
         # Environments and these observations are no longer of one step: the next ``learn`` begins with a reset.

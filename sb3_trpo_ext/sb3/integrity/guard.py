@@ -34,20 +34,17 @@ def tell(observers: Sequence[FailureObserver], error: BaseException) -> None:
             warnings.warn(f"TRPO: {problem!r} while the end of the training was dealt with", UserWarning, stacklevel=3)
 
 
-@contextmanager
-def marked(owner: Any, name: str) -> Iterator[None]:
-    """
-    Mark that something is under way.
+class Mark:
+    """Says whether something is under way: on inside a ``with`` block."""
 
-    :param owner: of the mark
-    :param name: of its attribute, True meanwhile
-    :yields: nothing
-    """
-    setattr(owner, name, True)
-    try:
-        yield
-    finally:
-        setattr(owner, name, False)
+    def __init__(self) -> None:
+        self.on = False
+
+    def __enter__(self) -> None:
+        self.on = True
+
+    def __exit__(self, *_: object) -> None:
+        self.on = False
 
 
 @dataclass(frozen=True)

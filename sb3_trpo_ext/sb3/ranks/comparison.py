@@ -38,9 +38,9 @@ def verify_update(model: TRPO, step: int) -> None:
     policy, env = model.policy, model.env
     learning_rates = [group["lr"] for group in policy.optimizer.param_groups]
     # Statistics of batch norm in the critic are of each rank's own samples.
-    model._ranks.overwrite(list(policy.buffers()))
+    model.session.ranks.overwrite(list(policy.buffers()))
     moments = [] if env is None else running_statistics(env)
-    model._ranks.verify(
+    model.session.ranks.verify(
         {
             "the policy step": step,
             "the policy": _of_tensors(policy.parameters()),

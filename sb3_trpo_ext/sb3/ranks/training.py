@@ -71,7 +71,7 @@ def begin(model: TRPO, env: VecEnv) -> Common:
     :return: what is common from now on
     :raises RanksError: naming what differs
     """
-    ranks = model._ranks
+    ranks = model.session.ranks
     refuse_unlike(ranks.gather(circumstances_of(model, env)))
     ranks.overwrite([*model.policy.parameters(), *model.policy.buffers()])
     optimizer = map_tensors(lambda tensor: tensor.cpu(), model.policy.optimizer.state_dict())
@@ -92,33 +92,33 @@ def collect(model: TRPO, env: VecEnv, own: Callable[[], bool]) -> bool:
     :return: whether all were
     :raises RanksError: if another rank could not
     """
-    ranks = model._ranks
-    if model._common is None:
-        model._common = begin(model, env)
-    number = int(ranks.reduce(torch.tensor(float(model.stop_signal or 0)), "max"))
+    ranks = model.session.ranks
+    if model.session.common is None:
+        model.session.common = begin(model, env)
+    number = int(ranks.reduce(torch.tensor(float(model.session.stop_signal or 0)), "max"))
     if number:
         # A signal to one is one to all, and rank 0 takes a checkpoint.
-        model.stop_signal = number
-        for goes_on in model.between_updates:
+        model.session.stop_signal = number
+        for goes_on in model.session.between_updates:
             goes_on()
         return False
     assert model.ep_info_buffer is not None
     assert model.ep_success_buffer is not None
     earlier = list(model.ep_info_buffer), list(model.ep_success_buffer)
-    model._episodes.clear()
+    model.session.episodes.clear()
     filled = False
     with ranks.together("a rollout"):
         filled = own()
     settings = settings_of(model)
     mark = checksum(repr(settings).encode())
-    shares = ranks.gather((mark, filled, model.num_timesteps, model._episodes, moments_of(env)))
+    shares = ranks.gather((mark, filled, model.num_timesteps, model.session.episodes, moments_of(env)))
     if any(theirs != mark for theirs, *_ in shares):
         # Before the update: other settings are other decisions, and ranks that wait for one another in vain.
         refuse_unlike(ranks.gather(settings))
     _show_all_episodes(model, earlier, [episodes for *_, episodes, _ in shares])
-    moments = merged(model._common.moments, [theirs for *_, theirs in shares])
+    moments = merged(model.session.common.moments, [theirs for *_, theirs in shares])
     write_moments(env, moments)
-    model._common = Common(model._common.steps_at_once, moments)
+    model.session.common = Common(model.session.common.steps_at_once, moments)
     model.num_timesteps = shares[0][2]
     return all(filled for _, filled, *_ in shares)
 
@@ -134,13 +134,13 @@ def agree_on_step(model: TRPO, result: PolicyResult, parameters: Iterable[Tensor
     """
     live = list(parameters)
     own = [flatten(part.double() for part in Snapshot.take(live).copies)]
-    model._ranks.overwrite(live)
+    model.session.ranks.overwrite(live)
     theirs = flatten(part.detach().double() for part in live)
     rounding = ULPS * torch.finfo(live[0].dtype).eps * theirs.abs().max()
     same = bool((own[0] - theirs).abs().max() <= rounding)
     trials = () if result.search is None else [trial.status.value for trial in result.search.trials]
     # A step that is not rank 0's differs from whatever the others say.
-    return checksum(repr((result.status.value, *trials)).encode()) if same else model._ranks.rank
+    return checksum(repr((result.status.value, *trials)).encode()) if same else model.session.ranks.rank
 
 
 @contextmanager
@@ -152,21 +152,21 @@ def on_this_rank(model: TRPO) -> Iterator[None]:
     :yields: nothing
     :raises RanksError: if the others don't come
     """
-    model._ranks, model._common = join(), None
+    model.session.ranks, model.session.common = join(), None
     promise = "all ranks stop once this update is finished"
     signals = GracefulStop(lambda number: setattr(model, "stop_signal", number), promise)
     try:
-        if model._ranks.rank > 0:
+        if model.session.ranks.rank > 0:
             model.set_logger(Logger(None, []))
             signals.install()
         yield
     except BaseException as error:
-        model._ranks.leave(error)
+        model.session.ranks.leave(error)
         raise
     finally:
         signals.remove()
-        model._ranks.leave()
-        model._ranks, model._common = ALONE, None
+        model.session.ranks.leave()
+        model.session.ranks, model.session.common = ALONE, None
 
 
 def callbacks_of(rank: int, callback: Any) -> Any:

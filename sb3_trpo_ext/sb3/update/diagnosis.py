@@ -212,8 +212,8 @@ def _as_before(model: TRPO) -> Iterator[ActorCriticPolicy]:
     """The policy with what it held when the update began; afterwards bit for bit as now. (gSDE's can't be copied.)"""
     now = Snapshot.take(chain(model.policy.parameters(), model.policy.buffers()))
     try:
-        if model.last_update_start is not None:
-            model.last_update_start.held.snapshot.restore()
+        if model.session.update_start is not None:
+            model.session.update_start.held.snapshot.restore()
         yield model.policy
     finally:
         now.restore()

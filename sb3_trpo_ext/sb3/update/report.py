@@ -65,14 +65,14 @@ def report_of(
         fisher_rung=choice.rung.name if choice else "",
         explained_variance=evaluated.problem.explained_variance,
         explained_variance_after=explained_after,
-        collection=model._recorder.collection,
+        collection=model.session.recorder.collection,
         notes=(choice.rung.rejected if choice else ()) + preconditioner_notes(result.solve),
         cg_damping_range=(damping.low, damping.high) if damping.adaptive else (),
         critic_epochs_enforced=int(model.n_critic_updates),
         samples_dropped=_dropped_everywhere(model, inputs.batch) if model.on_nonfinite == "truncate" else None,
-        **model._diagnosis.fields(model, inputs),
+        **model.session.diagnosis.fields(model, inputs),
     )
 
 
 def _dropped_everywhere(model: TRPO, batch: RolloutBatch) -> int:
-    return int(model._ranks.reduce(torch.tensor(batch.n_dropped)))
+    return int(model.session.ranks.reduce(torch.tensor(batch.n_dropped)))

@@ -99,5 +99,5 @@ class UpdateStart:
             adapted_damping=model._adapted_damping,
             adapted_damping_unit=model._adapted_damping_unit,
             updates_skipped=model._updates_skipped,
-            n_ranks=model._ranks.size,
+            n_ranks=model.session.ranks.size,
         )
