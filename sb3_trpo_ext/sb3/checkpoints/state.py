@@ -27,7 +27,7 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.describe import build
+from sb3_trpo_ext.records.build import build
 from sb3_trpo_ext.sb3.arguments.validation import LARGEST_SEED
 from sb3_trpo_ext.sb3.checkpoints.callback_states import callback_states, load_callback_states, newest_score
 from sb3_trpo_ext.sb3.checkpoints.environment import EnvironmentState
@@ -151,7 +151,7 @@ def about(model: TRPO, root: BaseCallback) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _build() -> dict[str, Any]:
-    return build()
+    return build(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
 
 
 def _wandb_run() -> str | None:

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_trpo_ext.core import NUMERICS_VERSION
-from sb3_trpo_ext.monitoring.describe import build
+from sb3_trpo_ext.records.build import build
 from sb3_trpo_ext.sb3.arguments.validation import SETTINGS
 from sb3_trpo_ext.sb3.errors import RanksError
 from sb3_trpo_ext.sb3.ranks.launch import timeout_seconds
@@ -73,7 +73,8 @@ def circumstances_of(model: TRPO, env: VecEnv) -> dict[str, Any]:
     """
     shapes = [(name, tuple(part.shape), str(part.dtype)) for name, part in model.policy.named_parameters()]
     counts = {name: getattr(model, name) for name in COUNTS}
-    versions = {name: value for name, value in build().items() if name != "processor"}
+    here = build(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
+    versions = {name: value for name, value in here.items() if name != "processor"}
     layers = {"the policy's parameters": shapes, "VecNormalize's layers": len(running_statistics(env))}
     return {
         **settings_of(model),
