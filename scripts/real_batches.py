@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-import sb3_trpo_ext.sb3.settings as library_settings
+import sb3_trpo_ext.sb3.hyperparameters as library_settings
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.core.cg import CGResult, CGSettings
 from sb3_trpo_ext.core.damping import DampingState
@@ -33,7 +33,6 @@ from sb3_trpo_ext.core.update import PolicySettings, find_direction, fisher_oper
 from sb3_trpo_ext.sb3.problem.batch import read_batch
 from sb3_trpo_ext.sb3.problem.evaluation import Evaluated, evaluate_batch
 from sb3_trpo_ext.sb3.problem.kfac import policy_preconditioner, score_generator
-from sb3_trpo_ext.sb3.settings import policy_settings
 
 
 def kept_policy(checkpoint: Checkpoint, seed: int, sigma: float | None = None, cls: type[Any] = TRPO, **changes: Any) -> Any:
@@ -187,8 +186,10 @@ def policy_step(model: TRPO) -> PolicyStep:
     :return: the policy step
     """
     batch = read_batch(model.rollout_buffer, model.session.recorder)
-    evaluated = evaluate_batch(model.policy, batch, model._kl_scale(), model.fisher_chunk_size)
-    settings, raw = policy_settings(model, evaluated), evaluated.problem.surrogate
+    asked = model.hyperparameters()
+    evaluated = evaluate_batch(model.policy, batch, asked.kl_scale, model.fisher_chunk_size)
+    settings = asked.policy_settings(sum(part.numel() for part in evaluated.problem.parameters))
+    raw = evaluated.problem.surrogate
     advantages = prepare_advantages(raw.advantages, raw.mean, settings.normalize_advantage)
     surrogate = replace(raw, advantages=advantages.values)
     g = evaluated.problem.linearised.gradient(surrogate.slopes).double()

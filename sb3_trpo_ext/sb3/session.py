@@ -11,8 +11,7 @@ from sb3_trpo_ext.sb3.integrity.env_guard import EnvGuard
 from sb3_trpo_ext.sb3.integrity.guard import FailureObserver, Mark
 from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.problem.evaluation import Choice
-from sb3_trpo_ext.sb3.ranks.group import Ranks
-from sb3_trpo_ext.sb3.ranks.training import Common
+from sb3_trpo_ext.sb3.ranks.training import RankTraining
 from sb3_trpo_ext.sb3.update.diagnosis import Diagnosis
 from sb3_trpo_ext.sb3.update.report import UpdateInputs
 from sb3_trpo_ext.sb3.update.run_log import RunLog
@@ -34,8 +33,6 @@ class Session:
     :param run_log: writes the run folder
     :param diagnosis: diagnostics that somebody has subscribed to
     :param ranks: the other processes of this training
-    :param common: what they have in common
-    :param episodes: that have ended in this rollout, with their step
     :param update_start: what the newest update began with, also one that raised; forgotten after it unless somebody asks
     :param keep_update_start: whether somebody does
     :param update_inputs: references to what went into the newest update
@@ -55,9 +52,7 @@ class Session:
     env_guard: EnvGuard = field(default_factory=EnvGuard)
     run_log: RunLog = field(default_factory=RunLog)
     diagnosis: Diagnosis = field(default_factory=Diagnosis)
-    ranks: Ranks = field(default_factory=Ranks)
-    common: Common | None = None
-    episodes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    ranks: RankTraining = field(default_factory=RankTraining)
     update_start: UpdateStart | None = None
     keep_update_start: bool = False
     update_inputs: UpdateInputs | None = None
@@ -66,6 +61,14 @@ class Session:
     first_update: int = 0
     earlier_iterations: int = 0
     log_interval: int = 1
+
+    def ask_to_stop(self, number: int) -> None:
+        """
+        End the training once its update is finished.
+
+        :param number: of the signal that asked for it
+        """
+        self.stop_signal = number
 
     def __getstate__(self) -> dict[str, Any]:
         """For ``pickle``: the rest belongs to this process."""

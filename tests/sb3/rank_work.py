@@ -17,8 +17,7 @@ from sb3_trpo_ext.sb3.problem.actor import map_tensors
 from sb3_trpo_ext.sb3.problem.batch import RolloutBatch, read_batch
 from sb3_trpo_ext.sb3.problem.critic import Critic
 from sb3_trpo_ext.sb3.problem.evaluation import Draws, evaluate_batch
-from sb3_trpo_ext.sb3.ranks.group import ALONE, Ranks, join
-from sb3_trpo_ext.sb3.settings import damping_state, policy_settings, scores
+from sb3_trpo_ext.sb3.ranks.group import Ranks
 from tests.sb3.spaces import collect, make_model
 
 KINDS = ("box", "sde", "sde_thin_expln", "sde_squashed", "discrete", "multidiscrete", "multibinary")
@@ -62,7 +61,8 @@ def model_and_batch(kind: str, settings: dict[str, Any]) -> tuple[Any, RolloutBa
 def policy_step(model: Any, batch: RolloutBatch, ranks: Ranks) -> dict[str, Any]:
     """Everything that the policy step computes on the way, and what it decides; the policy is left as it was."""
     before = Snapshot.take(model.policy.parameters())
-    evaluated = evaluate_batch(model.policy, batch, model._kl_scale(), None, None, Draws(None, scores(model)), ranks.reducer)
+    asked = model.hyperparameters()
+    evaluated = evaluate_batch(model.policy, batch, asked.kl_scale, None, None, Draws(None, asked.scores()), ranks.reducer)
     problem = evaluated.problem
     mean = problem.surrogate.mean
     advantages = prepare_advantages(problem.surrogate.advantages, mean, True)
@@ -79,7 +79,7 @@ def policy_step(model: Any, batch: RolloutBatch, ranks: Ranks) -> dict[str, Any]
         "judgement": numbers(surrogate.evaluate(tuple(part + 1e-3 for part in problem.theta))),
         "explained variance": torch.tensor([problem.explained_variance], dtype=torch.float64),
     }
-    result = update_policy(problem, policy_settings(model, evaluated), damping_state(model))
+    result = update_policy(problem, asked.policy_settings(sum(part.numel() for part in problem.parameters)), asked.damping)
     after = flatten(part.detach() for part in problem.parameters)
     before.restore()
     assert result.solve is not None
@@ -102,17 +102,17 @@ def policy_steps(meet: Meet, cuts: list[list[list[int]]], cases: list[tuple[str,
     """For each case and each way to cut the batch: this rank's step, on its own share."""
     made = [model_and_batch(kind, settings) for kind, settings in cases]
     meet()
-    ranks = join()
+    ranks = Ranks.join()
     return [[policy_step(model, part_of(batch, cut[ranks.rank]), ranks) for cut in cuts] for model, batch in made]
 
 
 def whole_steps(cases: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     """The same in one process, with the whole batch."""
-    return [policy_step(*model_and_batch(kind, settings), ALONE) for kind, settings in cases]
+    return [policy_step(*model_and_batch(kind, settings), Ranks()) for kind, settings in cases]
 
 
 def critic_epochs(model: Any, batch: RolloutBatch, batch_size: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    evaluated = evaluate_batch(model.policy, batch, model._kl_scale(), None, reducer=ranks.reducer)
+    evaluated = evaluate_batch(model.policy, batch, model.hyperparameters().kl_scale, None, reducer=ranks.reducer)
     buffer: RolloutBuffer = model.rollout_buffer
     critic = Critic(model.policy, batch, buffer, batch_size, evaluated, ranks)
     result = critic.fit(CriticSettings(3, 3))
@@ -123,9 +123,9 @@ def critic_epochs(model: Any, batch: RolloutBatch, batch_size: int, ranks: Ranks
 def critics(meet: Meet, cut: list[list[int]], batch_size: int, cases: list[tuple[str, dict[str, Any]]]) -> Any:
     made = [model_and_batch(kind, settings) for kind, settings in cases]
     meet()
-    ranks = join()
+    ranks = Ranks.join()
     return [critic_epochs(model, part_of(batch, cut[ranks.rank]), batch_size, ranks) for model, batch in made]
 
 
 def whole_critics(cases: list[tuple[str, dict[str, Any]]]) -> list[tuple[Tensor, Tensor]]:
-    return [critic_epochs(*model_and_batch(kind, settings), N_SAMPLES, ALONE) for kind, settings in cases]
+    return [critic_epochs(*model_and_batch(kind, settings), N_SAMPLES, Ranks()) for kind, settings in cases]

@@ -18,7 +18,7 @@ from tests.sb3.spaces import BatchNormed, Dropped, InPlaceReLU, ValueNamed, coll
 def critic_of(model: Any) -> Critic:
     model.policy.set_training_mode(False)
     batch = read_batch(model.rollout_buffer, model.session.recorder)
-    evaluated = evaluate_batch(model.policy, batch, model._kl_scale(), None)
+    evaluated = evaluate_batch(model.policy, batch, model.hyperparameters().kl_scale, None)
     return Critic(model.policy, batch, model.rollout_buffer, model.batch_size, evaluated)
 
 

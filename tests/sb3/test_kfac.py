@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sb3_trpo_ext.core.preconditioner import KroneckerPreconditioner
-from sb3_trpo_ext.sb3 import settings
+from sb3_trpo_ext.sb3 import hyperparameters
 from sb3_trpo_ext.sb3.problem import kfac as layers
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, collect, make_model, state_of
 
@@ -40,7 +40,7 @@ def test_it_goes_with_every_precision_and_a_sub_sample(precision: str, thinning:
 
 def test_the_solution_is_that_of_the_plain_solve_and_comes_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Solved to the end, both give the same step; on the way there, K-FAC is ahead."""
-    monkeypatch.setattr(settings, "SETTLED_PROGRESS", 0.0)
+    monkeypatch.setattr(hyperparameters, "SETTLED_PROGRESS", 0.0)
     model = make_model(n_steps=256, cg_max_steps=120, cg_damping=1e-3, cg_rtol=1e-9, adaptive_damping=False)
     before = state_of(collect(model))
     solves = []

@@ -19,7 +19,7 @@ from sb3_trpo_ext.core.flat import flatten
 from sb3_trpo_ext.core.ladder import LADDER, PROBE_SAMPLES
 from sb3_trpo_ext.core.reduce import WeightedMean, chunked
 from sb3_trpo_ext.core.status import Diagnostic
-from sb3_trpo_ext.sb3 import settings
+from sb3_trpo_ext.sb3 import hyperparameters
 from sb3_trpo_ext.sb3.problem import critic as critic_module
 from sb3_trpo_ext.sb3.problem import evaluation as problems
 from sb3_trpo_ext.sb3.problem.batch import read_batch
@@ -284,14 +284,14 @@ def test_residuals_are_kept_as_the_memory_bound_allows(
     model = small(cg_preconditioner=preconditioner)
     model.train()
     n_parameters = sum(part.numel() for part in model.session.update_inputs.evaluated.problem.parameters)
-    monkeypatch.setattr(settings, "RESIDUALS_MEMORY", 3 * 8 * n_parameters + 7)
+    monkeypatch.setattr(hyperparameters, "RESIDUALS_MEMORY", 3 * 8 * n_parameters + 7)
     collect(model).train()
     assert model.last_update.cg_iterations > kept
     assert model.last_update.cg_kept == kept
 
 
 def test_25_residuals_of_ten_million_parameters_are_within_the_bound() -> None:
-    assert settings.RESIDUALS_MEMORY >= 25 * 8 * 10**7
+    assert hyperparameters.RESIDUALS_MEMORY >= 25 * 8 * 10**7
 
 
 # ---------------------------------------------------------------- measured

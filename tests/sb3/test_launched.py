@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from sb3_trpo_ext import RanksError
 from sb3_trpo_ext.core.reduce import single_process
-from sb3_trpo_ext.sb3.ranks.group import ALONE, Ranks, join, of_first_rank
+from sb3_trpo_ext.sb3.ranks.group import Ranks, of_first_rank
 from sb3_trpo_ext.sb3.ranks.launch import LAUNCHED, TIMEOUT, backend, of_this_start, place, timeout_seconds
 from sb3_trpo_ext.sb3.ranks.training import callbacks_of, seed_of_rank
 from tests.sb3.spaces import make_model
@@ -28,17 +28,18 @@ def test_a_process_is_alone_unless_all_that_torchrun_says_is_there(monkeypatch: 
 
 def test_alone_nothing_is_begun_counted_or_copied() -> None:
     tensor = torch.ones(2)
-    assert join() is ALONE
-    assert ALONE.reducer is single_process
-    assert ALONE.reduce(tensor) is tensor
-    assert ALONE.gather("thing") == ["thing"]
-    assert ALONE.from_first("thing") == of_first_rank("thing") == "thing"
-    ALONE.overwrite([tensor])
-    ALONE.verify({"a": 1})
-    with pytest.raises(ZeroDivisionError), ALONE.together("a phase"):
+    alone = Ranks.join()
+    assert alone == Ranks()
+    assert alone.reducer is single_process
+    assert alone.reduce(tensor) is tensor
+    assert alone.gather("thing") == ["thing"]
+    assert alone.from_first("thing") == of_first_rank("thing") == "thing"
+    alone.overwrite([tensor])
+    alone.compare({"a": 1})
+    with pytest.raises(ZeroDivisionError), alone.together("a phase"):
         _ = 1 // 0
-    ALONE.leave()
-    assert (ALONE.traffic.collectives, ALONE.traffic.bytes) == (0, 0)
+    alone.leave()
+    assert (alone.traffic.collectives, alone.traffic.bytes) == (0, 0)
     assert not dist.is_initialized()
 
 
@@ -63,7 +64,7 @@ def test_ranks_that_do_not_come_are_an_error_after_the_time_out(monkeypatch: pyt
     for name, value in {**TORCHRUN, "RANK": "1", "WORLD_SIZE": "2", "TRPO_RANK_TIMEOUT": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RanksError, match="rank 1 can't meet the other 1"):
-        join()
+        Ranks.join()
     assert not dist.is_initialized()
 
 

@@ -22,7 +22,6 @@ from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3 import trpo
 from sb3_trpo_ext.sb3.problem import evaluation as problems
 from sb3_trpo_ext.sb3.problem.evaluation import computing_device
-from sb3_trpo_ext.sb3.settings import damping_state
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, RandomEnv, Witness, collect, make_env, make_model, same, state_of
 
 SPACES = [("box", "vector"), ("sde_squashed", "vector"), ("discrete", "vector"), ("multibinary", "dict"), ("box", "image")]
@@ -372,6 +371,6 @@ def test_damping_that_adapted_in_another_unit_is_forgotten() -> None:
     model.learn(64)
     model._adapted_damping = 0.37
     model.save("model.zip")
-    assert damping_state(TRPO.load("model.zip", device="cpu")).value == 0.37
+    assert TRPO.load("model.zip", device="cpu").hyperparameters().damping.value == 0.37
     joint = TRPO.load("model.zip", device="cpu", kl_reduction="joint", cg_damping=0.3, target_kl=0.03)
-    assert damping_state(joint).value == 0.3
+    assert joint.hyperparameters().damping.value == 0.3

@@ -26,7 +26,7 @@ from sb3_trpo_ext.sb3.checkpoints.lock import claim, release
 from sb3_trpo_ext.sb3.checkpoints.state import MODEL_NAME, STATE_NAME, Resumption, about, checkpoint_files, read_state
 from sb3_trpo_ext.sb3.errors import CheckpointError, WorkerError
 from sb3_trpo_ext.sb3.integrity.guard import Mark
-from sb3_trpo_ext.sb3.ranks.group import join
+from sb3_trpo_ext.sb3.ranks.group import Ranks
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO
@@ -198,7 +198,7 @@ def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: 
     :return: the model; its next ``learn`` goes on, with the number of threads that torch had then
     :raises CheckpointError: if there is no whole checkpoint
     """
-    ranks = join()
+    ranks = Ranks.join()
     try:
         found: tuple[bytes, bytes, Path, Any] | None = None
         with ranks.together("reading the checkpoint"):

@@ -23,7 +23,7 @@ from sb3_trpo_ext.sb3.problem.actor import leaves_of, map_tensors
 from sb3_trpo_ext.sb3.problem.batch import RolloutBatch
 from sb3_trpo_ext.sb3.problem.critic_stack import value_regression
 from sb3_trpo_ext.sb3.problem.evaluation import Evaluated, in_float64
-from sb3_trpo_ext.sb3.ranks.group import ALONE, Ranks
+from sb3_trpo_ext.sb3.ranks.group import Ranks
 
 CHUNKS_AT_ONCE = 3
 """Chunks of the policy step that a minibatch may be as large as, before it is differentiated in parts: of the twelve graphs
@@ -54,7 +54,7 @@ class Critic:
         buffer: RolloutBuffer,
         batch_size: int,
         evaluated: Evaluated,
-        ranks: Ranks = ALONE,
+        ranks: Ranks,
     ):
         self.policy = policy
         self.batch = batch
