@@ -316,6 +316,11 @@ class TRPO(sb3_contrib.TRPO):
         """Where this run's files are; None before the first update, and if it has none."""
         return self.session.run_log.path
 
+    @property
+    def last_update_inputs(self) -> UpdateInputs | None:
+        """References to what went into the newest update; they are not saved."""
+        return self.session.update_inputs
+
     def subscribe(self, *names: str) -> None:
         r"""
         Have diagnostics computed with every update from now on, for as long as this object lives (they are not saved).

@@ -115,7 +115,7 @@ def stitch(model: Any, environments: Any) -> None:
     for name, arrays in zip(ROWS, older, strict=True):
         for key, array in arrays_of(model, name):
             array[:, environments] = arrays[key][:, environments]
-    if hasattr(model, "_recorder"):
+    if hasattr(model, "session"):
         model.session.recorder._steps = {}
 
 

@@ -245,5 +245,5 @@ def curvature_singular(model: Any) -> None:
     for name in ("actions", "log_probs", "values"):
         array = getattr(model.rollout_buffer, name)
         array[:] = array[:1, :1]
-    if hasattr(model, "_recorder"):
+    if hasattr(model, "session"):
         model.session.recorder._steps = {}

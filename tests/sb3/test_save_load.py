@@ -172,16 +172,7 @@ def test_what_is_saved_is_plain() -> None:
     with zipfile.ZipFile("model.zip") as archive:
         text = archive.read("data").decode()
     data, _, variables = load_from_zip_file("model.zip")
-    for name in (
-        "last_update",
-        "last_update_inputs",
-        "_choice",
-        "_recorder",
-        "_run_folder",
-        "rollout_buffer",
-        "policy",
-        "env",
-    ):
+    for name in ("last_update", "session", "rollout_buffer", "policy", "env"):
         assert name not in data, name
     assert not variables
     assert isinstance(data["_adapted_damping"], float)
