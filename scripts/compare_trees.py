@@ -81,7 +81,7 @@ def show(rows: list[dict[str, object]], console: Console) -> None:
     """
     shown = Table()
     for title in rows[0]:
-        shown.add_column(title.replace("_", " "), overflow="fold")
+        shown.add_column(title.replace("_", " "), overflow="fold", no_wrap=title == "case")
     for each in rows:
         shown.add_row(*(Text(str(value)) for value in each.values()))
     console.print(shown)
