@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import json
 import platform
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -95,8 +96,14 @@ def build() -> dict[str, Any]:
     """
     Say what decides about the last bits of a result on this machine.
 
-    :return: versions, processor, number of threads
+    :return: versions, processor, number of threads now
     """
+    return {**_fixed_build(), "threads": torch.get_num_threads()}
+
+
+@lru_cache(maxsize=1)
+def _fixed_build() -> dict[str, Any]:
+    """Looked up once, for every checkpoint says it."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -109,7 +116,6 @@ def build() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sb3_trpo_ext.sb3.checkpoints.state import Resumption
+from sb3_trpo_ext.sb3.checkpoints.resumption import Resumption
 from sb3_trpo_ext.sb3.integrity.env_guard import EnvGuard
 from sb3_trpo_ext.sb3.integrity.guard import FailureObserver, Mark
 from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder

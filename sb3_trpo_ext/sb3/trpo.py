@@ -51,8 +51,8 @@ from sb3_trpo_ext.monitoring.recorded import is_recorded
 from sb3_trpo_ext.sb3 import hyperparameters
 from sb3_trpo_ext.sb3.arguments.constructor import refuses_mistakes
 from sb3_trpo_ext.sb3.arguments.validation import notice_unit, refuse_contradictions, refuse_impossible, warn_about_risks
-from sb3_trpo_ext.sb3.checkpoints.callback import resume
 from sb3_trpo_ext.sb3.checkpoints.model_files import add_statistics, statistics_in, statistics_to_save, write_model
+from sb3_trpo_ext.sb3.checkpoints.resumption import resume
 from sb3_trpo_ext.sb3.collect.rollout import collect_rollout, settle_collected, why_sb3_loop
 from sb3_trpo_ext.sb3.errors import NonFiniteError, StaleBatchError, WorkerError
 from sb3_trpo_ext.sb3.hyperparameters import Hyperparameters
@@ -532,7 +532,9 @@ class TRPO(sb3_contrib.TRPO):
         :return: the model
         :raises ValueError: if there is no whole checkpoint
         """
-        return resume(cls, folder, env, device, **changes)
+        model, resumption = resume(cls.load, folder, env, device, **changes)
+        model.session.resumption = resumption
+        return model
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """

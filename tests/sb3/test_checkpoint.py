@@ -26,8 +26,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStac
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
 from sb3_trpo_ext.sb3.checkpoints import environment as environment_state
-from sb3_trpo_ext.sb3.checkpoints import state as checkpoint_state
 from sb3_trpo_ext.sb3.checkpoints.files import checkpoints_in
+from sb3_trpo_ext.sb3.checkpoints.resumption import Resumption
 from sb3_trpo_ext.sb3.errors import CheckpointError
 from sb3_trpo_ext.sb3.update.start import RandomStates
 from tests.sb3.restorable import BATCH, Shrink, Walk, numbers, trpo, walks
@@ -165,9 +165,9 @@ def _forget_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _shift_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = checkpoint_state.Resumption.begin
+    begin = Resumption.begin
     monkeypatch.setattr(
-        checkpoint_state.Resumption,
+        Resumption,
         "begin",
         lambda self, model, set_up, total, reset, **rest: begin(
             self, model, set_up, total + model.num_timesteps, reset, **rest

@@ -15,6 +15,7 @@ from sb3_trpo_ext.sb3.checkpoints import files as checkpoint_files
 from sb3_trpo_ext.sb3.checkpoints.files import (
     FORMAT,
     MANIFEST_NAME,
+    OLDEST,
     TEMPORARY,
     Checkpoint,
     checkpoints_in,
@@ -92,7 +93,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "manifest cut off": (lambda path: os.truncate(path / MANIFEST_NAME, 40), "manifest.json is no JSON"),
     "manifest deep": (_replace(MANIFEST_NAME, b"[" * 100_000), "manifest.json is no JSON"),
     "manifest a list": (_replace(MANIFEST_NAME, b"[]"), "its format is None"),
-    "another version's": (_edit(format=FORMAT + 1), f"its format is {FORMAT + 1}, and this version reads {FORMAT}"),
+    "another version's": (
+        _edit(format=FORMAT + 1),
+        f"its format is {FORMAT + 1}, and this version reads {OLDEST} to {FORMAT}",
+    ),
     "another update's": (_edit(n_updates=3), "manifest.json does not describe update_000002"),
     "outside its folder": (_edit(files={"../../secret": {"size": 1, "sha256": ""}}), "manifest.json does not describe"),
     "a number of the manifest": (_forge, "manifest.json is not what was written"),
