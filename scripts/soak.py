@@ -35,7 +35,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.core import NUMERICS_VERSION
-from sb3_trpo_ext.monitoring import TrustRegionMonitor, recorded
+from sb3_trpo_ext.monitoring import TrustRegionMonitor
+from sb3_trpo_ext.records import thinning
 from sb3_trpo_ext.sb3.checkpoints.files import write_checkpoint
 from sb3_trpo_ext.sb3.checkpoints.state import about, checkpoint_files
 
@@ -266,7 +267,7 @@ def files_grown(rows: list[dict[str, float]]) -> tuple[float, float]:
     :return: MiB by which all but SB3's Monitor file have grown, and the bound: as many rows as any doubling adds
     """
     half = next(row for row in rows if row["updates"] >= rows[-1]["updates"] / 2)
-    bound = (recorded.EVERY_UPDATE_UNTIL / 2 + 1) * ROW_KIB / 1024 + OTHERS_MIB
+    bound = (thinning.EVERY_UPDATE_UNTIL / 2 + 1) * ROW_KIB / 1024 + OTHERS_MIB
     return rows[-1]["files_mib"] - half["files_mib"], bound
 
 
@@ -300,7 +301,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
-    recorded.EVERY_UPDATE_UNTIL = arguments.record_until
+    thinning.EVERY_UPDATE_UNTIL = arguments.record_until
     if arguments.tracemalloc:
         tracemalloc.start(5)
     with tempfile.TemporaryDirectory() as temporary:

@@ -32,8 +32,8 @@ from sb3_trpo_ext.doctor import cli as doctor_cli
 from sb3_trpo_ext.export import cli as export_cli
 from sb3_trpo_ext.monitoring import KLMonitor, Monitor
 from sb3_trpo_ext.monitoring.flight_recorder import FlightRecorder
-from sb3_trpo_ext.monitoring.keys import KEYS
 from sb3_trpo_ext.monitoring.tree import callbacks_in
+from sb3_trpo_ext.records.keys import KEYS
 from sb3_trpo_ext.replay import cli as replay_cli
 from sb3_trpo_ext.zoo import cli, convert_config
 from sb3_trpo_ext.zoo.plan import own_flags

@@ -14,7 +14,7 @@ from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.monitoring import ALARMS
 from sb3_trpo_ext.monitoring.flight_recorder import DIED
-from sb3_trpo_ext.monitoring.keys import KEYS
+from sb3_trpo_ext.records.keys import KEYS
 from tests import pages
 
 PUBLIC = ("sb3_trpo_ext", "sb3_trpo_ext.export", "sb3_trpo_ext.monitoring", "sb3_trpo_ext.replay", "sb3_trpo_ext.zoo")

@@ -17,10 +17,10 @@ import pytest
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.monitoring.describe import describe_update
-from sb3_trpo_ext.monitoring.dump import DumpError, files, read_dump, write_dump
-from sb3_trpo_ext.monitoring.run_files import CSV_NAME, RECORD_NAME
-from sb3_trpo_ext.monitoring.run_folder import RunFolder
 from sb3_trpo_ext.monitoring.wandb_log import WandbLogError, read_records
+from sb3_trpo_ext.records.dump import DumpError, files, read_dump, write_dump
+from sb3_trpo_ext.records.files import CSV_NAME, RECORD_NAME
+from sb3_trpo_ext.records.run_folder import RunFolder
 from sb3_trpo_ext.replay.rebuild import rebuild
 from sb3_trpo_ext.zoo.convert_config import convert_text
 from sb3_trpo_ext.zoo.yaml_files import ConfigError, read_yaml

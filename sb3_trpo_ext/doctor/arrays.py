@@ -14,7 +14,7 @@ import numpy as np
 from sb3_trpo_ext.doctor.bounds import MAX_ARCHIVE, MAX_BYTES, MAX_MEMBERS, is_file
 from sb3_trpo_ext.doctor.csv_files import LARGEST_RETURN, evenly
 from sb3_trpo_ext.doctor.run import Run
-from sb3_trpo_ext.monitoring.run_files import WIDTHS
+from sb3_trpo_ext.records.files import WIDTHS
 
 NUMBERS = "fiub"
 """Kinds of data that are numbers; objects would be pickles."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sb3_trpo_ext.doctor.bounds import MAX_ENTRIES, is_file
 from sb3_trpo_ext.doctor.wandb_files import SUFFIX
-from sb3_trpo_ext.monitoring.run_files import ALARMS_NAME, CSV_NAME, RECORD_NAME, SPARE_CSV_NAME, WIDTHS
+from sb3_trpo_ext.records.files import ALARMS_NAME, CSV_NAME, RECORD_NAME, SPARE_CSV_NAME, WIDTHS
 
 DUMPS = "dumps"
 EVALUATIONS = "evaluations.npz"

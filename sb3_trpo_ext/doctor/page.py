@@ -6,7 +6,6 @@ import errno
 import html
 import json
 import os
-import tempfile
 from importlib import resources
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from sb3_trpo_ext.doctor.finding import Finding
 from sb3_trpo_ext.doctor.looks import COLOURS, DASHES, Look, looks_of
 from sb3_trpo_ext.doctor.run import Run
 from sb3_trpo_ext.doctor.text import summary, verdict, verdict_of_all
+from sb3_trpo_ext.records.atomic import write_atomic
 
 MAX_OPEN = 3
 """Runs whose findings are unfolded; of more, only their names are."""
@@ -41,24 +41,7 @@ def write_page(runs: list[Run], path: Path) -> None:
     """
     if path.exists() and not is_file(path):
         raise ValueError("is there, and is no file" if not path.is_dir() else os.strerror(errno.EISDIR))
-    content = page(runs).encode()
-    # A name that nobody can foresee, and put a link there.
-    number, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".html")
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    """It can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    write_atomic(path, page(runs).encode())
 
 
 def page(runs: list[Run]) -> str:

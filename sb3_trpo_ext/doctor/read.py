@@ -27,7 +27,7 @@ from sb3_trpo_ext.doctor.run import CONTRIB, OURS, Run
 from sb3_trpo_ext.doctor.tables import STAND_INS, Joined, Row, updates_in
 from sb3_trpo_ext.doctor.wandb_files import SUFFIX, affordable, read_wandb
 from sb3_trpo_ext.doctor.zoo_files import FILES, read_settings
-from sb3_trpo_ext.monitoring.run_files import ALARMS_NAME, CSV_NAME, RECORD_NAME, SPARE_CSV_NAME
+from sb3_trpo_ext.records.files import ALARMS_NAME, CSV_NAME, RECORD_NAME, SPARE_CSV_NAME
 
 
 def settings_in(folder: Path) -> dict[str, Any]:

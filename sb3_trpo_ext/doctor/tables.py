@@ -17,7 +17,7 @@ from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import CriticStatus, UpdateStatus
 from sb3_trpo_ext.doctor.reports import LARGEST_INTEGER, checked
 from sb3_trpo_ext.doctor.run import CONTRIB, OURS, Run
-from sb3_trpo_ext.monitoring.keys import KEYS
+from sb3_trpo_ext.records.keys import KEYS
 
 Row = dict[str, float | str]
 

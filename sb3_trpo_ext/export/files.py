@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.distributions import Distribution
 
 from sb3_trpo_ext.export.check import Act, dtype_of, largest_difference, sample
 from sb3_trpo_ext.export.policy import DeployedPolicy, ExportError, reason
+from sb3_trpo_ext.records.atomic import atomic
 
 CARD = "policy.json"
 """What the inputs and the action are, inside of each file: ONNX's metadata, or an extra file of torch's."""
@@ -70,13 +70,12 @@ def export_policy(
     if vec_normalize is None and model._last_original_obs is not None:
         raise ExportError("the model was trained behind VecNormalize: give its statistics (vec_normalize= or --normalize)")
     deployed = DeployedPolicy(model.policy, vec_normalize, channels_last)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        act = WRITERS[path.suffix](deployed, part)
-        difference = largest_difference(act, model, vec_normalize, deployed.spaces)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        with atomic(path, path.suffix) as part:
+            act = WRITERS[path.suffix](deployed, part)
+            difference = largest_difference(act, model, vec_normalize, deployed.spaces)
+    except OSError as error:
+        raise ExportError(f"the policy can't be written: {reason(error)}") from error
     inputs = {name: (tuple(space.shape or ()), str(dtype_of(space))) for name, space in deployed.spaces.items()}
     return Exported(path, inputs, difference)
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 import json
-import platform
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.dump import Dump
-
-PACKAGES = ("sb3-trpo-ext", "torch", "numpy", "stable-baselines3", "sb3-contrib", "gymnasium")
+from sb3_trpo_ext.monitoring.observed import Batch, Observed
+from sb3_trpo_ext.records.build import build
+from sb3_trpo_ext.records.dump import Dump
 
 CLASS = "$class"
 """Key of an object that stands for a class, by its name; what has no plain form stands under ``UNKNOWN``."""
@@ -53,7 +50,7 @@ def plain(value: Any) -> Any:
     return {UNKNOWN: f"{type(value).__module__}.{type(value).__qualname__}"}
 
 
-def settings_of(model: Any) -> dict[str, Any]:
+def settings_of(model: Observed) -> dict[str, Any]:
     """
     Give the constructor's arguments, as the model has them now.
 
@@ -92,44 +89,8 @@ def space_of(space: Any, name: str, arrays: dict[str, np.ndarray]) -> dict[str, 
     return described
 
 
-def build() -> dict[str, Any]:
-    """
-    Say what decides about the last bits of a result on this machine.
-
-    :return: versions, processor, number of threads now
-    """
-    return {**_fixed_build(), "threads": torch.get_num_threads()}
-
-
-@lru_cache(maxsize=1)
-def _fixed_build() -> dict[str, Any]:
-    """Looked up once, for every checkpoint says it."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "python": platform.python_version(),
-        **versions,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor()
-
-
 def describe_update(
-    model: Any,
+    model: Observed,
     reasons: list[str],
     report: UpdateReport | None,
     error: str | None,
@@ -148,6 +109,7 @@ def describe_update(
     :return: the dump
     """
     start = model.session.update_start
+    assert start is not None, "there was an update, and what it began with was kept"
     batch = start.batch
     arrays = {f"batch/{name}": array for name, array in _batch_arrays(batch).items()}
     arrays |= {f"before/{name}": _array(tensor) for name, tensor in start.held.tensors.items()}
@@ -190,12 +152,12 @@ def describe_update(
                 for index, state in optimizer["state"].items()
             },
         },
-        "build": build(),
+        "build": build(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()),
     }
     return Dump(header, arrays)
 
 
-def _batch_arrays(batch: Any) -> dict[str, np.ndarray]:
+def _batch_arrays(batch: Batch) -> dict[str, np.ndarray]:
     arrays = {name: getattr(batch, name) for name in ("actions", "values", "log_prob", "advantages", "returns")}
     optional = ("phi", "rewards", "episode_starts", "places")
     arrays |= {name: getattr(batch, name) for name in optional if getattr(batch, name) is not None}

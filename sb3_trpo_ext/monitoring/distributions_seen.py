@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.monitoring.observed import Batch, Observed
 
 SAMPLES = 2048
 """Of a batch, evenly spaced: 5 % quantiles are known to 0.5 % of the samples, in under 1 % of an update's time."""
@@ -17,14 +16,14 @@ SAMPLES = 2048
 Values = NDArray[np.float64]
 
 
-def distributions_seen(model: Any) -> dict[str, Values]:
+def distributions_seen(model: Observed, report: UpdateReport) -> dict[str, Values]:
     """
     Give what can be known of the newest update.
 
     :param model: with ``last_update`` and ``last_update_inputs``
     :return: by name, finite, at most ``SAMPLES`` each; nothing that is not known
     """
-    report, inputs = model.last_update, model.session.update_inputs
+    inputs = model.session.update_inputs
     if inputs is None:
         return {}
     found = {"advantages": _sample(inputs.batch.advantages), **_activity(report)}
@@ -43,9 +42,9 @@ def _sample(values: torch.Tensor) -> Values:
     return flat[_rows(len(flat)).to(flat.device)].double().cpu().numpy()
 
 
-def _importance_ratios(model: Any, batch: Any) -> Values:
+def _importance_ratios(model: Observed, batch: Batch) -> Values:
     """pi_new / pi_old of the batch's actions; the policy has not moved since the step was taken."""
-    rows = _rows(len(batch)).to(batch.advantages.device)
+    rows = _rows(len(batch.advantages)).to(batch.advantages.device)
     observations = batch.observations
     chosen = {key: part[rows] for key, part in observations.items()} if isinstance(observations, dict) else observations[rows]
     actions = batch.actions[rows].flatten() if isinstance(model.action_space, spaces.Discrete) else batch.actions[rows]

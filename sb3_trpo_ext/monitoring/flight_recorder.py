@@ -20,10 +20,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.monitoring.describe import describe_update
-from sb3_trpo_ext.monitoring.dump import files, write_dump
-from sb3_trpo_ext.monitoring.run_files import DUMPS_NAME
-from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
-from sb3_trpo_ext.monitoring.tree import alarms_in, in_trial
+from sb3_trpo_ext.monitoring.observed import newest_report, observed
+from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in
+from sb3_trpo_ext.records.dump import files, write_dump
+from sb3_trpo_ext.records.files import DUMPS_NAME
+from sb3_trpo_ext.records.signals import BeforeSigterm
+from sb3_trpo_ext.records.trials import in_trial
 
 DIED = "died"
 
@@ -98,13 +100,13 @@ class FlightRecorder(BaseCallback):
                 f"FlightRecorder records updates of sb3_trpo_ext.TRPO; this model is {cls.__module__}.{cls.__name__}. "
                 "Use `from sb3_trpo_ext import TRPO`, or leave the recorder out."
             )
-        self.model.session.keep_update_start = True
+        observed(self).session.keep_update_start = True
 
     def _on_training_start(self) -> None:
         # A search is hundreds of runs that nobody will replay.
-        self._active = not in_trial(self.locals.get("callback"))
+        self._active = not in_trial(callbacks_in(self.locals.get("callback")))
         if self._active:
-            self.model.session.failure_observers.append(self._on_death)  # type: ignore[attr-defined]
+            observed(self).session.failure_observers.append(self._on_death)
             self._sigterm.install()
 
     def _on_step(self) -> bool:
@@ -117,8 +119,7 @@ class FlightRecorder(BaseCallback):
         self._sigterm.remove()
 
     def _look(self) -> None:
-        # The end of a training may be announced where its beginning has failed.
-        report: UpdateReport | None = self.model.last_update if self._active else None  # type: ignore[attr-defined]
+        report = newest_report(self) if self._active else None
         if report is None or report.n_updates == self._seen:
             return
         self._seen = report.n_updates
@@ -129,7 +130,7 @@ class FlightRecorder(BaseCallback):
             reasons.append(trouble)
         self._last_trouble = trouble
         # A resumed run has the report of the update before it, and not what that began with.
-        if reasons and self.model.session.update_start is not None:  # type: ignore[attr-defined]
+        if reasons and observed(self).session.update_start is not None:
             self._dump(reasons, report, error=None)
 
     def _on_sigterm(self) -> None:
@@ -144,7 +145,7 @@ class FlightRecorder(BaseCallback):
 
     def _dump_last(self, error: str) -> None:
         """Also an update that raised: its start is newer than the last report."""
-        start, report = self.model.session.update_start, self.model.last_update  # type: ignore[attr-defined]
+        start, report = observed(self).session.update_start, newest_report(self)
         if start is not None:
             finished = report is not None and report.n_updates == start.n_updates
             self._dump([DIED], report if finished else None, error)
@@ -165,7 +166,7 @@ class FlightRecorder(BaseCallback):
             return
         try:
             alarms = [json.loads(alarm.to_json()) for alarm in alarms_in(self.locals.get("callback"))]
-            dump = describe_update(self.model, reasons, report, error, alarms, list(self.reports))
+            dump = describe_update(observed(self), reasons, report, error, alarms, list(self.reports))
             if dump.size > self.max_mib * 2**20:
                 self._say(f"a dump of {dump.size / 2**20:.0f} MiB is left out: max_mib={self.max_mib:g}")
                 return

@@ -23,8 +23,9 @@ from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.monitoring.alarm import Alarm, Evidence, TrustRegionWarning
 from sb3_trpo_ext.monitoring.alarms import Severity
-from sb3_trpo_ext.monitoring.recorded import is_recorded
-from sb3_trpo_ext.monitoring.run_files import ALARMS_NAME
+from sb3_trpo_ext.monitoring.observed import newest_report
+from sb3_trpo_ext.records.files import ALARMS_NAME
+from sb3_trpo_ext.records.thinning import is_recorded
 
 WINDOW = 20
 """Updates that a monitor remembers."""
@@ -172,9 +173,10 @@ class Monitor(BaseCallback):
     def _on_training_start(self) -> None:
         # Who goes on after a stop means to.
         self._stopping = False
-        if self._seen is None and self._last_update() is not None:
+        report = newest_report(self)
+        if self._seen is None and report is not None:
             # From before this monitor was there.
-            self._seen = self._last_update().n_updates
+            self._seen = report.n_updates
 
     def _on_rollout_start(self) -> None:
         self.look()
@@ -187,13 +189,9 @@ class Monitor(BaseCallback):
         self.look()
         return not self._stopping
 
-    def _last_update(self) -> Any:
-        # The end of a training may be announced where its beginning has failed.
-        return getattr(getattr(self, "model", None), "last_update", None)
-
     def look(self) -> None:
         """Judge the newest update, unless that is done."""
-        report = self._last_update()
+        report = newest_report(self)
         if self._off or report is None or report.n_updates == self._seen:
             return
         self._seen = report.n_updates

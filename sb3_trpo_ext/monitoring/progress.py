@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.utils import safe_mean
 
 from sb3_trpo_ext.core.report import UpdateReport
+from sb3_trpo_ext.monitoring.observed import newest_report
 from sb3_trpo_ext.monitoring.tree import callbacks_in
 
 OTHER_COLUMNS = 32
@@ -86,8 +87,7 @@ class ProgressDescription(BaseCallback):
         self._show()
 
     def _show(self) -> None:
-        # The end of a training may be announced where its beginning has failed.
-        report: UpdateReport | None = getattr(getattr(self, "model", None), "last_update", None)
+        report = newest_report(self)
         for callback in callbacks_in(self.locals.get("callback")):
             # There from the start of training on: the Zoo's -P puts one among the callbacks, progress_bar=True beside them.
             bar = getattr(callback, "pbar", None) if isinstance(callback, ProgressBarCallback) else None

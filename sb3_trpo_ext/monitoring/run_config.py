@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.monitoring.bounded import without_keys
+from sb3_trpo_ext.records.build import versions
 
 PACKAGES = ("sb3-trpo-ext", "torch", "stable_baselines3", "sb3_contrib", "gymnasium", "mujoco", "numpy", "wandb")
 
@@ -56,7 +56,9 @@ def run_config(model: BaseAlgorithm) -> dict[str, dict[str, dict[str, Any]]]:
     :param model: the model that is trained
     :return: under ``OURS``: "trpo" (hyperparameters), "environment" and "versions", with plain values only
     """
-    return {OURS: {"trpo": hyperparameters(model), "environment": environment(model), "versions": versions()}}
+    installed = {name: version for name, version in versions(PACKAGES).items() if version is not None}
+    found = {"numerics": NUMERICS_VERSION, **installed}
+    return {OURS: {"trpo": hyperparameters(model), "environment": environment(model), "versions": found}}
 
 
 def hyperparameters(model: BaseAlgorithm) -> dict[str, Any]:
@@ -124,21 +126,6 @@ def _env_id(env: VecEnv | None) -> str | None:
     except Exception:  # a vectorised environment of one's own may know no methods: then there is no id
         return None
     return _text(found[1]) if found else None
-
-
-def versions() -> dict[str, str | int]:
-    """
-    Give the versions that a result depends on.
-
-    :return: by package, of those that are installed; and "numerics"
-    """
-    found: dict[str, str | int] = {"numerics": NUMERICS_VERSION}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def plain(value: Any, depth: int = DEPTH) -> Any:

@@ -10,7 +10,7 @@ from weakref import WeakSet
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
-from sb3_trpo_ext.monitoring.keys import CHARTS, NOT_IN_TENSORBOARD
+from sb3_trpo_ext.records.keys import CHARTS, NOT_IN_TENSORBOARD
 
 Layout = dict[str, dict[str, list[Any]]]
 

@@ -9,19 +9,6 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Event
 
 from sb3_trpo_ext.monitoring.alarm import Alarm
 
-NOT_IN_TRIALS = "TrialEvalCallback"
-"""The callback by which the RL Zoo ends trials of a hyperparameter search; the flight recorder looks for the same."""
-
-
-def in_trial(root: Any) -> bool:
-    """
-    Tell a trial of a hyperparameter search from a training.
-
-    :param root: of its callbacks
-    :return: whether it is one
-    """
-    return any(type(part).__name__ == NOT_IN_TRIALS for part in callbacks_in(root))
-
 
 def callbacks_in(root: Any) -> Iterator[BaseCallback]:
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.monitoring.advantage_monitor import AdvantageMonitor
 from sb3_trpo_ext.monitoring.alarm import Alarm
 from sb3_trpo_ext.monitoring.conjugate_gradient_monitor import ConjugateGradientMonitor
@@ -12,6 +13,7 @@ from sb3_trpo_ext.monitoring.entropy_monitor import EntropyMonitor
 from sb3_trpo_ext.monitoring.flight_recorder import FlightRecorder
 from sb3_trpo_ext.monitoring.kl_monitor import KLMonitor
 from sb3_trpo_ext.monitoring.monitor import WARN, Monitor
+from sb3_trpo_ext.monitoring.observed import newest_report
 from sb3_trpo_ext.monitoring.quiet_list import QuietList
 from sb3_trpo_ext.monitoring.value_function_monitor import ValueFunctionMonitor
 
@@ -53,12 +55,12 @@ class TrustRegionMonitor(QuietList):
         ]
         self.monitors = [cls(**{"on_trouble": on_trouble, **(settings or {})}) for cls, settings in chosen]
         self.recorder = None if recorder is False else FlightRecorder(**(recorder or {}))
-        self._asked_at: Any = None
+        self._asked_at: UpdateReport | None = None
         # Behind the monitors, whose alarms it looks at.
         super().__init__([*self.monitors, *([] if self.recorder is None else [self.recorder])])
 
     def _on_step(self) -> bool:
-        report = getattr(self.model, "last_update", None)
+        report = newest_report(self)
         if report is not self._asked_at:
             # Where no start of a rollout is passed on (EveryNTimesteps), the first step after an update is one.
             self._asked_at, self._answer = report, None

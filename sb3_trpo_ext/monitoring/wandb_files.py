@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from sb3_trpo_ext.monitoring.bounded import say
-from sb3_trpo_ext.monitoring.run_files import DUMPS_NAME
+from sb3_trpo_ext.monitoring.observed import Observed
 from sb3_trpo_ext.monitoring.wandb import WandbRun
+from sb3_trpo_ext.records.files import DUMPS_NAME
 
 MEGABYTE = 1_000_000
 
@@ -17,12 +17,12 @@ MAX_DUMPS = 50
 """Of one run; the flight recorder keeps fewer."""
 
 
-def publish_model(run: WandbRun, model: Any, max_mb: float) -> None:
+def publish_model(run: WandbRun, model: Observed, max_mb: float) -> None:
     """
     Keep the model and the statistics of its observations.
 
     :param run: where
-    :param model: with ``last_update``
+    :param model: the model
     :param max_mb: larger files are left out
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -30,12 +30,12 @@ def publish_model(run: WandbRun, model: Any, max_mb: float) -> None:
         run.keep("model", Path(folder), files, _metadata(model))
 
 
-def publish_dumps(run: WandbRun, model: Any, max_mb: float) -> None:
+def publish_dumps(run: WandbRun, model: Observed, max_mb: float) -> None:
     """
     Keep the flight recorder's dumps, where there are any.
 
     :param run: where
-    :param model: with ``last_update`` and ``run_folder``
+    :param model: the model
     :param max_mb: of all of them together
     """
     if model.run_folder is not None:
@@ -43,16 +43,16 @@ def publish_dumps(run: WandbRun, model: Any, max_mb: float) -> None:
         run.keep(DUMPS_NAME, folder, dump_files(folder, int(max_mb * MEGABYTE)), _metadata(model))
 
 
-def _metadata(model: Any) -> dict[str, int]:
+def _metadata(model: Observed) -> dict[str, int]:
     report = model.last_update
     return {} if report is None else {"num_timesteps": report.num_timesteps, "n_updates": report.n_updates}
 
 
-def save_model(model: Any, folder: Path) -> list[Path]:
+def save_model(model: Observed, folder: Path) -> list[Path]:
     """
     Save what is needed to act: the model, and the statistics that its observations are normalised with.
 
-    :param model: of SB3
+    :param model: the model
     :param folder: where to
     :return: the files
     """

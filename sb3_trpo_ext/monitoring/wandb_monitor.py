@@ -25,14 +25,16 @@ from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.monitoring.alarm import Alarm
 from sb3_trpo_ext.monitoring.bounded import say
 from sb3_trpo_ext.monitoring.monitor import Monitor
-from sb3_trpo_ext.monitoring.recorded import is_recorded
+from sb3_trpo_ext.monitoring.observed import newest_report, observed
 from sb3_trpo_ext.monitoring.run_config import run_config
-from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
-from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in, in_trial
+from sb3_trpo_ext.monitoring.tree import alarms_in, callbacks_in
 from sb3_trpo_ext.monitoring.wandb import WandbRun
 from sb3_trpo_ext.monitoring.wandb_files import publish_dumps, publish_model
 from sb3_trpo_ext.monitoring.wandb_rows import OtherFigures, Summaries, alert_of, histograms, update_row
 from sb3_trpo_ext.monitoring.wandb_tensorboard import is_read_along
+from sb3_trpo_ext.records.signals import BeforeSigterm
+from sb3_trpo_ext.records.thinning import is_recorded
+from sb3_trpo_ext.records.trials import in_trial
 
 PROJECT = "sb3"
 """The RL Zoo's default of --wandb-project-name."""
@@ -143,23 +145,22 @@ class WandbMonitor(BaseCallback):
             subscribe(Diagnostic.ACTIVITY)
 
     def _on_training_start(self) -> None:
-        self._active = not in_trial(self.locals.get("callback"))
+        self._active = not in_trial(callbacks_in(self.locals.get("callback")))
         if self._active:
             self._observe_failures()
             self._guard("the start", self._start)
 
     def _observe_failures(self) -> None:
         """After all others: what the flight recorder dumps of a death is there to be published."""
-        observers = getattr(self.model, "failure_observers", None)
-        if isinstance(observers, list):
-            observers[:] = [*(observer for observer in observers if observer != self._on_death), self._on_death]
+        observers = observed(self).session.failure_observers
+        observers[:] = [*(observer for observer in observers if observer != self._on_death), self._on_death]
 
     def _start(self) -> None:
         self._run.open()
         self._own_id = self._run.id if self._run.own else None
         self._forget_another()
         self._earlier = self._alarms()
-        report = self._last_update()
+        report = newest_report(self)
         if self._seen is None and report is not None:
             self._seen = report.n_updates  # from before this monitor, or this run, was there
         # Still there where a ``learn`` before was broken off.
@@ -209,11 +210,11 @@ class WandbMonitor(BaseCallback):
             # What SB3 would have dumped with a next update.
             self._others.write(dict(self.logger.name_to_value), dict(self.logger.name_to_excluded), self.num_timesteps)
             self._drop_others()
-        report = self._last_update()
+        report = newest_report(self)
         if self.artifacts and self._run.is_open and report is not None and report.n_updates != self._published:
             self._published = report.n_updates
-            self._guard("the model", lambda: publish_model(self._run, self.model, self.max_artifact_mb))
-            publish_dumps(self._run, self.model, self.max_artifact_mb)
+            self._guard("the model", lambda: publish_model(self._run, observed(self), self.max_artifact_mb))
+            publish_dumps(self._run, observed(self), self.max_artifact_mb)
 
     def _on_death(self, error: BaseException) -> None:
         """The training raised: its dumps are kept; a run of ours would otherwise be that of whatever comes next."""
@@ -221,7 +222,7 @@ class WandbMonitor(BaseCallback):
         self._guard("an update", self._look)
         self._guard("the end", self._drop_others)
         if self.artifacts and self._run.is_open:
-            self._guard("the dumps", lambda: publish_dumps(self._run, self.model, self.max_artifact_mb))
+            self._guard("the dumps", lambda: publish_dumps(self._run, observed(self), self.max_artifact_mb))
         if self._run.own:
             self._run.finish(DIED_EXIT_CODE)
 
@@ -234,11 +235,8 @@ class WandbMonitor(BaseCallback):
                 say(f"W&B: {what} can't be followed ({error!r}); training goes on", stacklevel=4)
             self._said = True
 
-    def _last_update(self) -> Any:
-        return getattr(self.model, "last_update", None)
-
     def _look(self) -> None:
-        report = self._last_update()
+        report = newest_report(self)
         if not self._run.is_open or report is None or report.n_updates == self._seen:
             return
         self._seen = report.n_updates
@@ -246,9 +244,9 @@ class WandbMonitor(BaseCallback):
         for callback in callbacks:
             if isinstance(callback, Monitor):
                 callback.look()  # those whose turn comes after ours: their alarms belong to this update, too
-        row, recorded = update_row(self.model), is_recorded(report.n_updates)
+        row, recorded = update_row(observed(self), report), is_recorded(report.n_updates)
         drawn = recorded and self.histogram_every > 0 and report.n_updates % self.histogram_every == 0
-        seen = histograms(self.model, self.histogram_bins) if drawn else {}
+        seen = histograms(observed(self), report, self.histogram_bins) if drawn else {}
         if self._synced:
             for name, (values, _) in seen.items():
                 self.logger.record(name, values, exclude=("stdout", "log", "json", "csv"))
@@ -272,9 +270,9 @@ class WandbMonitor(BaseCallback):
         self._run.finish(SIGTERM_EXIT_CODE)
 
     def _log_newest(self) -> None:
-        report = self._last_update()
+        report = newest_report(self)
         if report is not None and report.n_updates != self._seen and not self._synced:
-            self._run.log(update_row(self.model))
+            self._run.log(update_row(observed(self), report))
 
     def _alarms(self) -> list[Alarm]:
         return alarms_in(self.locals.get("callback"))

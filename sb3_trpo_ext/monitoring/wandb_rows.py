@@ -19,7 +19,8 @@ from sb3_trpo_ext.monitoring.alarm import Alarm
 from sb3_trpo_ext.monitoring.alarms import Severity
 from sb3_trpo_ext.monitoring.bounded import without_keys
 from sb3_trpo_ext.monitoring.distributions_seen import distributions_seen
-from sb3_trpo_ext.monitoring.keys import KEYS, logged_values
+from sb3_trpo_ext.monitoring.observed import Observed
+from sb3_trpo_ext.records.keys import KEYS, logged_values
 
 AXIS = "global_step"
 """What W&B calls TensorBoard's step; every other metric is drawn over it."""
@@ -42,14 +43,14 @@ WIDEST_DIGIT = 4.0
 Binned = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
-def update_row(model: Any) -> dict[str, float]:
+def update_row(model: Observed, report: UpdateReport) -> dict[str, float]:
     """
     Give the newest update's row: its own keys, and SB3's figures of the rollout that it learnt from.
 
-    :param model: with ``last_update``
+    :param model: the model
+    :param report: of the update
     :return: finite numbers by logger key, and the axis
     """
-    report: UpdateReport = model.last_update
     row: dict[str, float] = dict(logged_values(report))
     episodes, successes = model.ep_info_buffer, model.ep_success_buffer
     if episodes:
@@ -144,15 +145,16 @@ def _larger(best: float | None, value: float | None) -> float | None:
     return value if best is None else max(best, value)
 
 
-def histograms(model: Any, bins: int) -> dict[str, tuple[torch.Tensor, Binned]]:
+def histograms(model: Observed, report: UpdateReport, bins: int) -> dict[str, tuple[torch.Tensor, Binned]]:
     """
     Give the newest update's distributions.
 
-    :param model: with ``last_update`` and ``last_update_inputs``
+    :param model: the model
+    :param report: of the update
     :param bins: how many
     :return: values, and the same counted with the edges of the bins, by name
     """
-    seen = distributions_seen(model)
+    seen = distributions_seen(model, report)
     return {name: (torch.as_tensor(values), binned(values, bins)) for name, values in seen.items()}
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.doctor.bounds import clean
-from sb3_trpo_ext.monitoring.dump import Dump, DumpError, read_dump
+from sb3_trpo_ext.records.dump import Dump, DumpError, read_dump
 from sb3_trpo_ext.replay.recompute import Replayed, differences, other_build, recompute
 
 SUMMARY = "compute an update again from a dump of the flight recorder"

@@ -24,7 +24,7 @@ from torch import optim
 from torch.nn.modules import activation
 
 from sb3_trpo_ext.monitoring.describe import CLASS, UNKNOWN
-from sb3_trpo_ext.monitoring.dump import Dump, DumpError
+from sb3_trpo_ext.records.dump import Dump, DumpError
 from sb3_trpo_ext.replay.whole import NoLarger, check
 from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.trpo import TRPO

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.describe import build
-from sb3_trpo_ext.monitoring.dump import Dump
+from sb3_trpo_ext.records.build import build
+from sb3_trpo_ext.records.dump import Dump
 from sb3_trpo_ext.replay.rebuild import rebuild
 from sb3_trpo_ext.replay.whole import check
 from sb3_trpo_ext.sb3.arguments.validation import SETTINGS, refuse_impossible
@@ -102,7 +102,7 @@ def other_build(dump: Dump) -> list[str]:
     :param dump: the dump
     :return: a line for each
     """
-    then, now = dump.header["build"], build()
+    then, now = dump.header["build"], build(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     # The number of threads is put to that of the dump.
     names = [name for name in now if name != "threads" and then.get(name) != now[name]]
     lines = [f"{name}: {then.get(name)} then, {now[name]} now" for name in names]

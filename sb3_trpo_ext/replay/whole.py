@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from sb3_trpo_ext.monitoring.dump import Dump, DumpError
+from sb3_trpo_ext.records.dump import Dump, DumpError
 
 HEADER: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("n_updates", "num_timesteps", "n_envs", "updates_skipped"), int),

@@ -10,7 +10,7 @@ Differences from sb3-contrib that a user may notice:
 4. The critic trains until its loss is below where it began; parameters that the actor depends on are never moved by it.
 5. The last update is logged too, at the end of ``learn``; what was not computed (the explained variance of returns that do
    not vary) is not logged, instead of NaN; every update leaves a row in the run folder. Of more than 10,000 updates, all
-   files get a choice (``monitoring.recorded``).
+   files get a choice (``records.thinning``).
 6. ``train`` leaves the policy in eval mode. Modules compiled by TorchScript are refused.
 7. Layers that the actor depends on never run in training mode: batch norm, or a normaliser of a user's own, keeps the
    statistics that it has.
@@ -45,9 +45,9 @@ from sb3_trpo_ext.core.damping import DampingState
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
-from sb3_trpo_ext.monitoring.keys import NOT_IN_TENSORBOARD, logged_values
 from sb3_trpo_ext.monitoring.observers import with_observers
-from sb3_trpo_ext.monitoring.recorded import is_recorded
+from sb3_trpo_ext.records.keys import NOT_IN_TENSORBOARD, logged_values
+from sb3_trpo_ext.records.thinning import is_recorded
 from sb3_trpo_ext.sb3 import hyperparameters
 from sb3_trpo_ext.sb3.arguments.constructor import refuses_mistakes
 from sb3_trpo_ext.sb3.arguments.validation import notice_unit, refuse_contradictions, refuse_impossible, warn_about_risks

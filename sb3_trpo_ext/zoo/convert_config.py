@@ -8,9 +8,7 @@ import argparse
 import difflib
 import inspect
 import math
-import os
 import sys
-import tempfile
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +21,7 @@ from gymnasium import spaces
 from rl_zoo3.utils import get_wrapper_class
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.records.atomic import write_atomic
 from sb3_trpo_ext.sb3.arguments.validation import is_number
 from sb3_trpo_ext.zoo.entry import named
 from sb3_trpo_ext.zoo.yaml_files import ConfigError, parse_yaml, read_text
@@ -235,7 +234,7 @@ def main(arguments: list[str]) -> int:
         text = convert_text(source, args.to, args.env)
         header = f"# {args.file.name} with the KL in {args.to} units (anchors resolved, comments left behind)\n\n"
         if args.output:
-            _write_whole(args.output, header + text)
+            write_atomic(args.output, (header + text).encode())
         else:
             print(header + text, end="")
     except (ConfigError, OSError) as error:
@@ -262,21 +261,3 @@ def left_out(before: dict[Any, Entry], after: dict[Any, Entry]) -> dict[str, lis
         for key in named[str(env_id)].keys() - entry.keys() - {"kl_reduction", "warn_on_risky", "callback"}:
             found.setdefault(key, []).append(str(env_id))
     return dict(sorted(found.items()))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """
-    Write a file whole or not at all.
-
-    :param path: the file
-    :param text: its content
-    """
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

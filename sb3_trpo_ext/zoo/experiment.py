@@ -23,8 +23,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_trpo_ext import TRPO, Checkpoints
+from sb3_trpo_ext.records.atomic import write_atomic
 from sb3_trpo_ext.sb3.checkpoints.files import FOLDER_NAME, checkpoints_in
-from sb3_trpo_ext.sb3.checkpoints.model_files import STATISTICS_NAME, replace_file, statistics_in
+from sb3_trpo_ext.sb3.checkpoints.model_files import STATISTICS_NAME, statistics_in
 from sb3_trpo_ext.sb3.ranks.group import of_first_rank
 from sb3_trpo_ext.sb3.ranks.launch import place
 from sb3_trpo_ext.sb3.ranks.training import callbacks_of
@@ -214,4 +215,4 @@ class Experiment(ExperimentManager):
             content = statistics_in(Path(self.save_path, f"{self.env_name}.zip"))
             if content is not None:
                 # The same bytes, so that anybody can see that the two files are of one moment.
-                replace_file(Path(self.params_path, STATISTICS_NAME), content)
+                write_atomic(Path(self.params_path, STATISTICS_NAME), content)

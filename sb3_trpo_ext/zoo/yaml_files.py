@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from sb3_trpo_ext.monitoring.one_line import one_line
+from sb3_trpo_ext.records.one_line import one_line
 from sb3_trpo_ext.sb3.arguments.naming import maybe
 
 LARGEST_FILE = 2**20

@@ -18,7 +18,7 @@ from sb3_trpo_ext.doctor.folders import EVENTS
 from sb3_trpo_ext.doctor.lines import Lines
 from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.doctor.run import Run
-from sb3_trpo_ext.monitoring.recorded import is_recorded
+from sb3_trpo_ext.records.thinning import is_recorded
 from tests.doctor.runs import write_events
 
 Runs = Callable[[str], Path]

@@ -35,7 +35,7 @@ def trained(action_space: spaces.Space, **settings: Any) -> TRPO:
 @pytest.mark.parametrize("action_space", SPACES, ids=str)
 def test_ratios_and_advantages_give_the_objective_that_was_reported(action_space: spaces.Space) -> None:
     model = trained(action_space)
-    seen = distributions_seen(model)
+    seen = distributions_seen(model, model.last_update)
     advantages, ratios = seen["histograms/advantages"], seen["histograms/importance_ratios"]
     assert len(advantages) == len(ratios) == 128
     normalised = (advantages - advantages.mean()) / advantages.std(ddof=1)
@@ -46,7 +46,7 @@ def test_ratios_and_advantages_give_the_objective_that_was_reported(action_space
 
 def test_a_step_that_was_not_taken_has_no_ratios() -> None:
     model = trained(SPACES[0], min_explained_variance=0.99)
-    assert set(distributions_seen(model)) == {
+    assert set(distributions_seen(model, model.last_update)) == {
         "histograms/advantages",
         "histograms/inactive_units/actor",
         "histograms/inactive_units/critic",
@@ -56,7 +56,7 @@ def test_a_step_that_was_not_taken_has_no_ratios() -> None:
 def test_no_more_than_so_many_samples_from_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained(SPACES[2])
     monkeypatch.setattr(module, "SAMPLES", 5)
-    few = distributions_seen(model)
+    few = distributions_seen(model, model.last_update)
     assert len(few["histograms/importance_ratios"]) == 5
     assert model.session.update_inputs is not None
     everything = model.session.update_inputs.batch.advantages.numpy()
@@ -64,4 +64,4 @@ def test_no_more_than_so_many_samples_from_the_whole_batch(monkeypatch: pytest.M
 
 
 def test_before_the_first_update_there_is_nothing() -> None:
-    assert distributions_seen(TRPO("MlpPolicy", "CartPole-v1", device="cpu")) == {}
+    assert distributions_seen(TRPO("MlpPolicy", "CartPole-v1", device="cpu"), None) == {}

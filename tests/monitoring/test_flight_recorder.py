@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import sb3_trpo_ext
 from sb3_trpo_ext import NonFiniteError
 from sb3_trpo_ext.monitoring import Alarm, FlightRecorder, KLMonitor
-from sb3_trpo_ext.monitoring.dump import read_dump
+from sb3_trpo_ext.records.dump import read_dump
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, Nothing, RandomEnv, make_model
 
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
 from sb3_trpo_ext.monitoring import TrustRegionMonitor, tensorboard_layout
-from sb3_trpo_ext.monitoring.keys import CHARTS, NOT_IN_TENSORBOARD
+from sb3_trpo_ext.records.keys import CHARTS, NOT_IN_TENSORBOARD
 from tests.sb3.spaces import make_env, make_model
 
 

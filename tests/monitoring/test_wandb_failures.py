@@ -23,8 +23,8 @@ from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.monitoring import WandbMonitor
 from sb3_trpo_ext.monitoring import wandb as session
 from sb3_trpo_ext.monitoring.bounded import GIVE_UP_AFTER, HIDDEN, BoundedCalls, without_keys
-from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm
 from sb3_trpo_ext.monitoring.wandb_files import dump_files
+from sb3_trpo_ext.records.signals import BeforeSigterm
 from tests.monitoring.wandb_runs import FAKE_KEY
 
 

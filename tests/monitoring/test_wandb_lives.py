@@ -17,8 +17,8 @@ from torch.utils.tensorboard import writer as torch_writer
 from sb3_trpo_ext import TRPO, UpdateReport
 from sb3_trpo_ext.monitoring import FlightRecorder, Monitor, WandbMonitor, wandb_files, wandb_monitor
 from sb3_trpo_ext.monitoring.alarm import Evidence
-from sb3_trpo_ext.monitoring.tree import NOT_IN_TRIALS
 from sb3_trpo_ext.monitoring.wandb_rows import binned
+from sb3_trpo_ext.records.trials import TRIAL_CALLBACK
 from tests.monitoring.wandb_runs import FAKE_KEY
 
 STEPS = 64
@@ -197,7 +197,7 @@ def test_trials_of_a_search_are_not_followed(wandb: Any) -> None:
     run = wandb.init()
     model().learn(2 * STEPS, callback=[WandbMonitor(), TrialEvalCallback()])
     assert (run.told, run.rows, run.artifacts) == ([], [], [])
-    assert NOT_IN_TRIALS == TrialEvalCallback.__name__
+    assert TRIAL_CALLBACK == TrialEvalCallback.__name__
 
 
 # ---------------------------------------------------------------- TensorBoard

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sb3_trpo_ext.monitoring.keys import KEYS
 from sb3_trpo_ext.monitoring.run_config import OURS
 from sb3_trpo_ext.monitoring.wandb import FLUSH_SECONDS
+from sb3_trpo_ext.records.keys import KEYS
 from tests.monitoring.wandb_runs import FAKE_KEY, Recorded, environ, files_with, only_run, read_run, start, training
 from tests.monitoring.wandb_trainings import N_STEPS, N_UPDATES
 

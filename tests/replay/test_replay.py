@@ -15,7 +15,7 @@ from torch import nn
 from sb3_trpo_ext.__main__ import main as command_line
 from sb3_trpo_ext.monitoring import FlightRecorder
 from sb3_trpo_ext.monitoring.describe import describe_update
-from sb3_trpo_ext.monitoring.dump import Dump, DumpError, files, read_dump, write_dump
+from sb3_trpo_ext.records.dump import Dump, DumpError, files, read_dump, write_dump
 from sb3_trpo_ext.replay import differences, recompute
 from sb3_trpo_ext.replay.cli import main
 from tests.sb3.spaces import OBSERVATIONS, InPlaceReLU, collect, make_model, with_extractor

@@ -234,13 +234,3 @@ def _resealed(data: bytes) -> bytes:
         return json.dumps(checkpoint_files._sealed(manifest)).encode()
     except (ValueError, AttributeError, TypeError, RecursionError):
         return data
-
-
-def test_folders_that_cannot_be_opened_are_not_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nowhere, opened = tmp_path / "nowhere", []
-    with pytest.raises(FileNotFoundError):
-        checkpoint_files._flush_folder(nowhere)
-    monkeypatch.setattr(checkpoint_files.os, "open", lambda *arguments: opened.append(arguments))
-    monkeypatch.setattr(checkpoint_files.os, "name", "nt")
-    checkpoint_files._flush_folder(nowhere)
-    assert opened == []

@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_trpo_ext import UpdateReport
 from sb3_trpo_ext.core.status import Diagnostic
-from sb3_trpo_ext.monitoring.keys import logged_values
+from sb3_trpo_ext.records.keys import logged_values
 from tests.sb3.spaces import (
     ACTIONS,
     EXTRACTORS,

@@ -44,7 +44,7 @@ from sb3_trpo_ext import TRPO, NonFiniteError
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.monitoring.advantage_monitor import AdvantageMonitor
 from sb3_trpo_ext.monitoring.describe import describe_update
-from sb3_trpo_ext.monitoring.dump import read_dump, write_dump
+from sb3_trpo_ext.records.dump import read_dump, write_dump
 from sb3_trpo_ext.replay.rebuild import rebuild
 from sb3_trpo_ext.sb3.collect.late import Late
 from sb3_trpo_ext.sb3.integrity.env_watch import NON_FINITE, RESETS

@@ -11,7 +11,8 @@ from stable_baselines3.common.logger import configure
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.doctor.read import read_run
-from sb3_trpo_ext.monitoring import TrustRegionMonitor, recorded
+from sb3_trpo_ext.monitoring import TrustRegionMonitor
+from sb3_trpo_ext.records import thinning
 from tests.sb3 import test_checkpoint as checkpoints
 from tests.sb3.restorable import BATCH, numbers, trpo, walks
 from tests.sb3.test_logging import logged
@@ -23,7 +24,7 @@ RECORDED = [1, 2, 3, 4, 6, 8, 12, 16]
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four updates are long here."""
-    monkeypatch.setattr(recorded, "EVERY_UPDATE_UNTIL", 4)
+    monkeypatch.setattr(thinning, "EVERY_UPDATE_UNTIL", 4)
 
 
 def train(model: TRPO) -> TRPO:

@@ -22,7 +22,7 @@ from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger,
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor, VecNormalize
 
 from sb3_trpo_ext import TRPO, UpdateReport
-from sb3_trpo_ext.monitoring.run_folder import RunFolder
+from sb3_trpo_ext.records.run_folder import RunFolder
 from sb3_trpo_ext.sb3.update import run_log
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, RandomEnv, make_env, make_model
 

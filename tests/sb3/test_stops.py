@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_ext import TRPO, Checkpoints
-from sb3_trpo_ext.monitoring import sigterm
+from sb3_trpo_ext.records import signals
 from sb3_trpo_ext.sb3.checkpoints.files import newest_whole
 from sb3_trpo_ext.zoo.cli import run
 from tests.sb3.faulty import guarded_model
@@ -27,14 +27,14 @@ PATIENCE = 0.3
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sigterm, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(sigterm, "LOOKS_EVERY", 0.02)
+    monkeypatch.setattr(signals, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(signals, "LOOKS_EVERY", 0.02)
 
 
 @pytest.fixture
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing may be forced, however busy the machine is."""
-    monkeypatch.setattr(sigterm, "PATIENCE", 60.0)
+    monkeypatch.setattr(signals, "PATIENCE", 60.0)
 
 
 def made() -> gym.Env[Any, Any]:

@@ -18,7 +18,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_trpo_ext import TRPO, Checkpoints, WorkerError
-from sb3_trpo_ext.monitoring import sigterm
+from sb3_trpo_ext.records import signals
 from sb3_trpo_ext.sb3.integrity import workers
 from sb3_trpo_ext.sb3.integrity.workers import PatientSubprocVecEnv, watch_workers
 from sb3_trpo_ext.zoo.cli import run
@@ -301,7 +301,7 @@ def test_workers_that_receive_sigterm_with_the_training(tmp_path: Path) -> None:
 
 
 def test_a_stop_while_a_worker_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sigterm, "PATIENCE", 0.3)
+    monkeypatch.setattr(signals, "PATIENCE", 0.3)
     monkeypatch.setattr(workers, "ANSWERS_WITHIN", 0.3)
     env = forked()
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_trpo_ext.monitoring.sigterm import PATIENCE, GracefulStop, say
-from sb3_trpo_ext.monitoring.tree import in_trial
+from sb3_trpo_ext.records.signals import PATIENCE, GracefulStop, say
+from sb3_trpo_ext.records.trials import in_trial
+from sb3_trpo_ext.sb3.callback_tree import every_callback
 from sb3_trpo_ext.sb3.checkpoints.files import FOLDER_NAME, newest_in_words, prune, write_checkpoint
 from sb3_trpo_ext.sb3.checkpoints.lock import claim, release
 from sb3_trpo_ext.sb3.checkpoints.protocol import Trainee
@@ -82,7 +83,7 @@ class Checkpoints(BaseCallback):
     def _on_training_start(self) -> None:
         model = self._trainee
         # A search is hundreds of short runs that nobody goes on with.
-        if in_trial(self.locals.get("callback")):
+        if in_trial(every_callback(self.locals.get("callback", self))):
             return
         claim(self._folder())
         self._active = True

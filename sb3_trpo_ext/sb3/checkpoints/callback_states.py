@@ -23,6 +23,7 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_trpo_ext.records.atomic import atomic
 from sb3_trpo_ext.sb3.callback_tree import every_callback
 from sb3_trpo_ext.sb3.checkpoints.environment import TRUSTED_PACKAGES, set_simple_attributes, simple_attributes
 from sb3_trpo_ext.sb3.errors import CheckpointError
@@ -137,6 +138,5 @@ def _cut_evaluations(part: EvalCallback) -> None:
         Path(f"{part.log_path}.npz").unlink()
         return
     successes = {"successes": part.evaluations_successes} if part.evaluations_successes else {}
-    fresh = Path(f"{part.log_path}.new.npz")
-    np.savez(fresh, **{name: getattr(part, held) for name, held in FILES.items()}, **successes)  # type: ignore[arg-type]
-    fresh.replace(f"{part.log_path}.npz")
+    with atomic(Path(f"{part.log_path}.npz")) as fresh, fresh.open("wb") as file:
+        np.savez(file, **{name: getattr(part, held) for name, held in FILES.items()}, **successes)  # type: ignore[arg-type]

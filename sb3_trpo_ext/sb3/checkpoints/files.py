@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sb3_trpo_ext.records.atomic import flush
 
 FOLDER_NAME = "checkpoints"
 """Of the run folder."""
@@ -86,15 +87,16 @@ def write_checkpoint(folder: Path, n_updates: int, files: Mapping[str, bytes], a
     manifest = _sealed({"format": FORMAT, "n_updates": n_updates, **about, "files": described})
     try:
         for name, content in {**files, MANIFEST_NAME: json.dumps(manifest, indent=1).encode()}.items():
-            _write_through(temporary / name, content)
-        _flush_folder(temporary)
+            (temporary / name).write_bytes(content)
+            flush(temporary / name)
+        flush(temporary)
     except OSError:
         _remove(temporary)  # on a full disk the logs need the space
         raise
     if path.exists():
         path.rename(folder / f"{TEMPORARY}{n_updates:06d}_old")
     temporary.rename(path)
-    _flush_folder(folder)
+    flush(folder)
     _remove_leftovers(folder)
     return path
 
@@ -243,24 +245,6 @@ def _why_not(name: str, content: bytes, described: Mapping[str, Any]) -> str | N
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """So that names survive a power failure, too; where folders can't be opened (Windows) there is no way to."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """
 Where a run's logs were at a checkpoint: a resumed run cuts what came later, since it will happen again, and appends.
 
-The run folder's own files are cut by ``monitoring.run_folder``, from the number of the update; here are the others: SB3's
+The run folder's own files are cut by ``records.run_folder``, from the number of the update; here are the others: SB3's
 logger (CSV, JSON, text, TensorBoard), Monitor files and ``alarms.jsonl``.
 """
 
@@ -27,7 +27,7 @@ from stable_baselines3.common.logger import (
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_ext.monitoring.run_files import ALARMS_NAME
+from sb3_trpo_ext.records.files import ALARMS_NAME
 from sb3_trpo_ext.sb3.update.run_paths import monitor_folder
 
 EVENTS = "events.out.tfevents*"

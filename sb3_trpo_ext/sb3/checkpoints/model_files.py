@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import shutil
 import warnings
 import zipfile
 from contextlib import nullcontext
@@ -20,14 +19,13 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_trpo_ext.records.atomic import write_atomic
+
 STATISTICS_NAME = "vecnormalize.pkl"
 """Entry of the zip: what ``VecNormalize.save`` writes, for ``VecNormalize.load``."""
 
 INITIAL_COUNT = RunningMeanStd().count
 """Number of samples in new statistics."""
-
-LONGEST_NAME = 200
-"""Letters of a file's name that are kept in its temporary name; file systems allow 255 bytes."""
 
 
 def statistics_to_save(normalize: VecNormalize | None, loaded: bytes | None) -> bytes | None:
@@ -95,7 +93,8 @@ def write_model(path: str | Path | io.BufferedIOBase, content: bytes) -> None:
     if isinstance(path, str | Path):
         target = Path(os.path.realpath(path if Path(path).suffix else f"{path}.zip"))
         if _can_be_replaced(target):
-            replace_file(target, content)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, content)
             return
     file = open_path(path, "w", suffix="zip")
     file.write(content)
@@ -107,22 +106,3 @@ def _can_be_replaced(target: Path) -> bool:
     """False for pipes and devices, and where the folder does not take another file (a single file that is mounted)."""
     folder = next(part for part in target.parents if part.exists())
     return os.access(folder, os.W_OK) and (target.is_file() or not target.exists())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """
-    Write a file under a temporary name and rename it.
-
-    :param path: of the file; missing folders are made
-    :param content: of the file
-    :raises OSError: if that is impossible; an earlier file is still there
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name[:LONGEST_NAME]}.{os.getpid()}")
-    try:
-        part.write_bytes(content)
-        if path.exists():
-            shutil.copymode(path, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
 
-from sb3_trpo_ext.monitoring.describe import build
+from sb3_trpo_ext.records.build import build
 from sb3_trpo_ext.sb3.checkpoints.callback_states import callback_states, newest_score
 from sb3_trpo_ext.sb3.checkpoints.environment import EnvironmentState
 from sb3_trpo_ext.sb3.checkpoints.files import FORMAT, NEEDED
@@ -173,7 +173,7 @@ def about(model: Trainee, root: BaseCallback) -> dict[str, Any]:
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": model.seed,
         "wandb_run": _wandb_run(),
-        "build": build(),
+        "build": build(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()),
     }
 
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_trpo_ext.core import NUMERICS_VERSION
-from sb3_trpo_ext.monitoring.describe import build
+from sb3_trpo_ext.records.build import build
 from sb3_trpo_ext.sb3.errors import RanksError
 from sb3_trpo_ext.sb3.ranks.launch import timeout_seconds
 from sb3_trpo_ext.sb3.ranks.normalization import running_statistics
@@ -51,7 +51,8 @@ def circumstances_of(
     :param counts: of steps and updates, by name
     :return: by name
     """
-    versions = {name: value for name, value in build().items() if name != "processor"}
+    here = build(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
+    versions = {name: value for name, value in here.items() if name != "processor"}
     return {
         **settings,
         **versions,

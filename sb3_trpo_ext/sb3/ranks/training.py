@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sb3_trpo_ext.core.flat import Snapshot, flatten
 from sb3_trpo_ext.core.update import PolicyResult
-from sb3_trpo_ext.monitoring.sigterm import GracefulStop
+from sb3_trpo_ext.records.signals import GracefulStop
 from sb3_trpo_ext.sb3.arguments.validation import LARGEST_SEED
 from sb3_trpo_ext.sb3.problem.actor import map_tensors
 from sb3_trpo_ext.sb3.ranks.comparison import checksum, checksums_of, circumstances_of, refuse_unlike

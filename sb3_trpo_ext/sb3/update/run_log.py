@@ -11,9 +11,9 @@ from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, 
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.recorded import is_recorded
-from sb3_trpo_ext.monitoring.run_files import CSV_NAME, SPARE_CSV_NAME
-from sb3_trpo_ext.monitoring.run_folder import RunFolder
+from sb3_trpo_ext.records.files import CSV_NAME, SPARE_CSV_NAME
+from sb3_trpo_ext.records.run_folder import RunFolder
+from sb3_trpo_ext.records.thinning import is_recorded
 from sb3_trpo_ext.sb3.update.run_paths import find_run_folder
 
 

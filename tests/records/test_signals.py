@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sb3_trpo_ext.monitoring import sigterm
-from sb3_trpo_ext.monitoring.sigterm import BeforeSigterm, GracefulStop
+from sb3_trpo_ext.records import signals
+from sb3_trpo_ext.records.signals import BeforeSigterm, GracefulStop
 
 BOTH = (signal.SIGTERM, signal.SIGINT)
 
@@ -105,8 +105,8 @@ PATIENCE = 0.3
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sigterm, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(sigterm, "LOOKS_EVERY", 0.02)
+    monkeypatch.setattr(signals, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(signals, "LOOKS_EVERY", 0.02)
 
 
 def asked(number: int, progress: Callable[[], Any], seconds: float, over: BeforeSigterm | None = None) -> float:
@@ -176,8 +176,8 @@ def test_a_force_that_is_swallowed_comes_again() -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_nothing_is_forced_once_it_is_over(called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sigterm, "PATIENCE", 3.0)
+    monkeypatch.setattr(signals, "PATIENCE", 3.0)
     assert asked(signal.SIGTERM, lambda: 7, 0.0) < 3.0
-    monkeypatch.setattr(sigterm, "PATIENCE", 0.0)  # whoever still waited would act at once
+    monkeypatch.setattr(signals, "PATIENCE", 0.0)  # whoever still waited would act at once
     time.sleep(0.3)
     assert called == []

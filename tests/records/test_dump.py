@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sb3_trpo_ext.monitoring import dump as module
 from sb3_trpo_ext.monitoring.describe import plain
-from sb3_trpo_ext.monitoring.dump import Dump, DumpError, files, read_dump, write_dump
+from sb3_trpo_ext.records import dump as module
+from sb3_trpo_ext.records.dump import Dump, DumpError, files, read_dump, write_dump
 
 ARRAYS = {
     "before/a.weight": np.array([[1.0, -0.0], [np.nan, np.inf]], np.float32),
@@ -57,8 +57,8 @@ def test_a_kill_while_writing_leaves_no_dump(tmp_path: Path, monkeypatch: pytest
             raise KeyboardInterrupt
         real(path, content)
 
-    real = module._replace
-    monkeypatch.setattr(module, "_replace", killed)
+    real = module.write_atomic
+    monkeypatch.setattr(module, "write_atomic", killed)
     with pytest.raises(KeyboardInterrupt):
         write_dump(tmp_path / "d", Dump(HEADER, ARRAYS))
     with pytest.raises(DumpError, match=r"d\.json: No such file"):
@@ -109,13 +109,16 @@ def test_what_is_no_file_is_not_read(written: Path) -> None:
             read_dump(written)
 
 
-@pytest.mark.parametrize("failing", [".npz", ".json"])
-def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    written: list[int] = []
+
     def full(descriptor: int) -> None:
-        if failing in os.readlink(f"/proc/self/fd/{descriptor}"):
+        written.append(descriptor)
+        if len(written) == failing:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_dump(tmp_path / "d" / "update", Dump(HEADER, ARRAYS))
     assert list((tmp_path / "d").iterdir()) == []

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sb3_trpo_ext.monitoring import run_files, run_folder, run_records
-from sb3_trpo_ext.monitoring.run_folder import RunFolder
-from tests.monitoring.folders import HISTORIES, set_aside, updates_in, write
+from sb3_trpo_ext.records import atomic, files, run_folder, updates_file
+from sb3_trpo_ext.records.run_folder import RunFolder
 from tests.monitoring.reports import make_report
 from tests.mutation import peak_mebibytes
+from tests.records.folders import HISTORIES, set_aside, updates_in, write
 
 # ---------------------------------------------------------------- killed
 
@@ -26,7 +26,7 @@ def killed_at_line(number: int, act: Callable[[], None]) -> bool:
 
         def trace(frame: Any, event: str, _: Any) -> Any:
             nonlocal count
-            if frame.f_code.co_filename not in {module.__file__ for module in (run_folder, run_files, run_records)}:
+            if frame.f_code.co_filename not in {module.__file__ for module in (run_folder, files, updates_file, atomic)}:
                 return None
             count += event == "line"
             if count == number:
@@ -116,7 +116,7 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path, first: int, monkeypa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "_replace", full)
+        patch.setattr(Path, "replace", full)
         for n in range(first, first + 3):
             with pytest.raises(OSError, match="No space left"):
                 folder.write(make_report(n))
@@ -195,7 +195,7 @@ def test_a_run_goes_on_beside_a_file_that_is_not_what_it_says(tmp_path: Path, na
 def test_a_record_is_read_a_line_at_a_time(tmp_path: Path) -> None:
     """What is 64 MB on the disk, in lines or in one of them, takes a few in memory, and is put aside whole."""
     write(tmp_path, 1, 3)
-    record = tmp_path / run_files.RECORD_NAME
+    record = tmp_path / files.RECORD_NAME
     ours = record.read_bytes()
     junk = b'{"n_updates": 1}\n' * 20_000 + b"[" * (64 << 20) + b"\n"
     record.write_bytes(ours + junk + b'{"n_updates": 4, "cut o')
@@ -203,13 +203,13 @@ def test_a_record_is_read_a_line_at_a_time(tmp_path: Path) -> None:
     write(tmp_path, 4, 4, resume=True)
     assert peak_mebibytes() - before < 16
     assert updates_in(tmp_path) == [1, 2, 3, 4]
-    assert (tmp_path / "previous_1" / run_files.RECORD_NAME).read_bytes() == junk
+    assert (tmp_path / "previous_1" / files.RECORD_NAME).read_bytes() == junk
 
 
 @pytest.mark.parametrize("between", [b"[" * (2**20 - 1), b"[" * 2**20, b"[" * (3 * 2**20 - 1), b"\xff", b" "])
 def test_a_report_behind_something_else_in_its_line_is_none(tmp_path: Path, between: bytes) -> None:
     write(tmp_path, 1, 2)
-    record = tmp_path / run_files.RECORD_NAME
+    record = tmp_path / files.RECORD_NAME
     first, second = record.read_bytes().splitlines()
     record.write_bytes(first + b"\n" + between + second + b"\n")
     write(tmp_path, 3, 3, resume=True)
@@ -218,7 +218,7 @@ def test_a_report_behind_something_else_in_its_line_is_none(tmp_path: Path, betw
 
 def test_a_whole_record_whose_line_does_not_end_is_one(tmp_path: Path) -> None:
     write(tmp_path, 1, 2)
-    record = tmp_path / run_files.RECORD_NAME
+    record = tmp_path / files.RECORD_NAME
     record.write_bytes(record.read_bytes().rstrip(b"\n"))
     write(tmp_path, 3, 3, resume=True)
     assert updates_in(tmp_path) == [1, 2, 3]

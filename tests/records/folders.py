@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.run_files import COLUMNS, CSV_NAME, RECORD_NAME
-from sb3_trpo_ext.monitoring.run_folder import RunFolder
+from sb3_trpo_ext.records.files import COLUMNS, CSV_NAME, RECORD_NAME
+from sb3_trpo_ext.records.run_folder import RunFolder
 from tests.monitoring.reports import make_report
 
 HISTORIES = {"advantages": 7, "vf_loss": 2, "kl": 1, "entropy": 1}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.keys import KEYS
-from sb3_trpo_ext.monitoring.run_files import CSV_NAME, RECORD_NAME, SPARE_CSV_NAME
-from sb3_trpo_ext.monitoring.run_folder import RunFolder
-from tests.monitoring.folders import HISTORIES, expected, kls, set_aside, updates_in, write
+from sb3_trpo_ext.records.files import CSV_NAME, RECORD_NAME, SPARE_CSV_NAME
+from sb3_trpo_ext.records.keys import KEYS
+from sb3_trpo_ext.records.run_folder import RunFolder
 from tests.monitoring.reports import make_report
+from tests.records.folders import HISTORIES, expected, kls, set_aside, updates_in, write
 
 
 def test_histories_load_after_every_write_also_past_powers_of_ten(tmp_path: Path) -> None:

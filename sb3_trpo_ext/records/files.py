@@ -1,5 +1,5 @@
 """
-What the files of a run folder hold: one row a recorded update (``recorded``), as bytes.
+What the files of a run folder hold: one row a recorded update (``thinning``), as bytes.
 
 ``updates.jsonl`` (whole reports) is the record; the others are views of it, and can be written again from it:
 ``progress.csv`` (the logged keys), and histories that one line of NumPy looks at: ``advantages.npy`` (n_updates, 7: mean,
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.keys import KEYS, logged_values
+from sb3_trpo_ext.records.keys import KEYS, logged_values
 
 RECORD_NAME = "updates.jsonl"
 CSV_NAME = "progress.csv"

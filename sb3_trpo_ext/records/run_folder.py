@@ -1,6 +1,6 @@
 """
-The run folder: what every run leaves behind, one row a recorded update in every file (``run_files``
-says what is in them, ``recorded`` which updates are).
+The run folder: what every run leaves behind, one row a recorded update in every file (``files``
+says what is in them, ``thinning`` which updates are).
 
 Each update is appended where the last one ended, whatever the length of the run, and the header of a history follows its
 data, so that ``np.load`` reads it at any moment. A kill loses at most the update that was being written: a run that goes on
@@ -16,7 +16,8 @@ from itertools import chain
 from pathlib import Path
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.run_files import (
+from sb3_trpo_ext.records.atomic import atomic, remove_unfinished
+from sb3_trpo_ext.records.files import (
     ALARMS_NAME,
     CSV_NAME,
     DUMPS_NAME,
@@ -27,7 +28,7 @@ from sb3_trpo_ext.monitoring.run_files import (
     headers,
     row,
 )
-from sb3_trpo_ext.monitoring.run_records import Place, choose, find_records, other_lines, records_at
+from sb3_trpo_ext.records.updates_file import Place, choose, find_records, other_lines, records_at
 
 
 class RunFolder:
@@ -81,6 +82,7 @@ class RunFolder:
         # If the last attempt has failed: where that was going to begin. What lies behind it is another run's.
         self._goes_on_at = n_updates if self._goes_on_at is None else min(n_updates, self._goes_on_at)
         self.path.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.path)
         kept = self._keep(self._goes_on_at, csv_name)
         self._write_again(kept, csv_name)
         self._csv_name, self._aside, self._goes_on_at = csv_name, None, None
@@ -90,15 +92,15 @@ class RunFolder:
         self._n_rows, self._sizes = len(kept), {}
         paths = {name: self._path(name, csv_name) for name in headers(0)}
         with ExitStack() as stack:
-            files = {name: stack.enter_context(_fresh(path).open("wb")) for name, path in paths.items()}
+            # A stack ends backwards: every file is closed, then the record is put into place, then its views.
+            parts = {name: stack.enter_context(atomic(path)) for name, path in reversed(paths.items())}
+            files = {name: stack.enter_context(part.open("wb")) for name, part in parts.items()}
             for name, header in headers(len(kept)).items():
                 files[name].write(header)
             for text, report in records_at(self.path / RECORD_NAME, kept):
                 for name, data in row(report, text).items():
                     files[name].write(data)
             self._sizes = {name: file.tell() for name, file in files.items()}
-        for path in paths.values():
-            _replace(path)
 
     def _keep(self, n_updates: int, csv_name: str) -> list[Place]:
         """Put aside what is in the folder and does not belong to the updates before this one: nothing is lost."""
@@ -194,12 +196,3 @@ class _Aside:
         for name in names:
             if (self.path / name).exists():
                 (self.path / name).rename(self.folder() / name)
-
-
-def _fresh(path: Path) -> Path:
-    return path.with_name(f".{path.name}.new")
-
-
-def _replace(path: Path) -> None:
-    """At once: a reader, and a kill, find the old file or the new one."""
-    _fresh(path).replace(path)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.monitoring.keys import CHARTS, KEYS, NOT_IN_TENSORBOARD, logged_values
+from sb3_trpo_ext.records.keys import CHARTS, KEYS, NOT_IN_TENSORBOARD, logged_values
 from tests.monitoring.reports import make_report
 
 
