@@ -69,8 +69,10 @@ from sb3_trpo_ext.sb3.problem.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.problem.actor import refuse_scripted_modules
 from sb3_trpo_ext.sb3.problem.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
 from sb3_trpo_ext.sb3.problem.critic import Critic
-from sb3_trpo_ext.sb3.problem.evaluation import Draws, Evaluated, computing_device, evaluate_batch, explained_variance
+from sb3_trpo_ext.sb3.problem.evaluation import Draws, Evaluated, evaluate_batch
+from sb3_trpo_ext.sb3.problem.statistics import computing_device, explained_variance
 from sb3_trpo_ext.sb3.ranks.launch import place, use_own_gpu
+from sb3_trpo_ext.sb3.ranks.minibatches import share_of_minibatches
 from sb3_trpo_ext.sb3.ranks.training import Episodes, RankTraining, callbacks_of, on_this_rank, seed_of_rank
 from sb3_trpo_ext.sb3.session import Session
 from sb3_trpo_ext.sb3.update.messages import stale_batch_message
@@ -452,7 +454,8 @@ class TRPO(sb3_contrib.TRPO):
             evaluated.problem.linearised.release()
             step = ranks.agree(result, evaluated.problem.parameters)
             self._treat_stale_batch(result, batch, evaluated)
-            critic = Critic(self.policy, batch, self.rollout_buffer, self.batch_size, evaluated, ranks)
+            share = share_of_minibatches(batch, self.batch_size, self.rollout_buffer, ranks)
+            critic = Critic(self.policy, batch, self.rollout_buffer, self.batch_size, evaluated, ranks.reducer, share)
             critic_result = critic.fit(asked.critic_settings)
             explained_after = explained_variance(critic.values(), batch.returns, ranks.reducer)
             self.policy.set_training_mode(False)

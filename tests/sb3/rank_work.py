@@ -18,6 +18,7 @@ from sb3_trpo_ext.sb3.problem.batch import RolloutBatch, read_batch
 from sb3_trpo_ext.sb3.problem.critic import Critic
 from sb3_trpo_ext.sb3.problem.evaluation import Draws, evaluate_batch
 from sb3_trpo_ext.sb3.ranks.group import Ranks
+from sb3_trpo_ext.sb3.ranks.minibatches import share_of_minibatches
 from tests.sb3.spaces import collect, make_model
 
 KINDS = ("box", "sde", "sde_thin_expln", "sde_squashed", "discrete", "multidiscrete", "multibinary")
@@ -114,7 +115,8 @@ def whole_steps(cases: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]
 def critic_epochs(model: Any, batch: RolloutBatch, batch_size: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
     evaluated = evaluate_batch(model.policy, batch, model.hyperparameters().kl_scale, None, reducer=ranks.reducer)
     buffer: RolloutBuffer = model.rollout_buffer
-    critic = Critic(model.policy, batch, buffer, batch_size, evaluated, ranks)
+    share = share_of_minibatches(batch, batch_size, buffer, ranks)
+    critic = Critic(model.policy, batch, buffer, batch_size, evaluated, ranks.reducer, share)
     result = critic.fit(CriticSettings(3, 3))
     losses = torch.tensor([result.loss_before, result.loss_after, result.mean_minibatch_loss], dtype=torch.float64)
     return losses, flatten(parameter.detach() for parameter in critic.parameters)

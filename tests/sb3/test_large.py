@@ -21,7 +21,7 @@ from sb3_trpo_ext.core.reduce import WeightedMean, chunked
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.sb3 import hyperparameters
 from sb3_trpo_ext.sb3.problem import critic as critic_module
-from sb3_trpo_ext.sb3.problem import evaluation as problems
+from sb3_trpo_ext.sb3.problem import reading
 from sb3_trpo_ext.sb3.problem.batch import read_batch
 from sb3_trpo_ext.sb3.problem.evaluation import evaluate_batch
 from tests.sb3.spaces import BatchNormed, collect, make_model, same, state_of, with_extractor
@@ -173,7 +173,7 @@ def test_recomputation_begins_where_one_sample_is_too_much(monkeypatch: pytest.M
     model.train()
     ordinary, inputs = state_of(model), model.session.update_inputs.evaluated
     assert (inputs.function.recomputes, len(inputs.chunks)) == (False, 1)
-    monkeypatch.setattr(problems, "MEMORY_LIMIT", 1)
+    monkeypatch.setattr(reading, "MEMORY_LIMIT", 1)
     again = small(observation="image", cg_precision="float64", batch_size=N, cg_max_steps=3)
     assert same(state_of(again), before)
     again.train()
@@ -241,7 +241,7 @@ def test_nothing_in_an_update_sees_more_than_a_chunk(kind: str, variant: str) ->
 @pytest.mark.parametrize("bug", ["policy step", "critic"])
 def test_what_sees_the_whole_batch_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if bug == "policy step":
-        monkeypatch.setattr(problems, "chunked", lambda n_samples, size: (slice(0, n_samples),))
+        monkeypatch.setattr(reading, "chunked", lambda n_samples, size: (slice(0, n_samples),))
     else:
         monkeypatch.setattr(critic_module, "CHUNKS_AT_ONCE", 100)
     assert most_rows_seen("cnn", "full_batch_critic") == 80
@@ -321,11 +321,11 @@ def test_chunks_bound_the_memory_of_an_update(monkeypatch: pytest.MonkeyPatch) -
     large["policy_kwargs"] = {"net_arch": [256, 256], "activation_fn": nn.SiLU}
     collect(make_model(n_steps=32)).train()
     assert rise_of(collect(make_model(**large, fisher_chunk_size=128))) < 30
-    monkeypatch.setattr(problems, "chunked", lambda n_samples, size: (slice(0, n_samples),))
+    monkeypatch.setattr(reading, "chunked", lambda n_samples, size: (slice(0, n_samples),))
     assert rise_of(collect(make_model(**large, fisher_chunk_size=128))) > 60
 
 
-LIMIT = problems.MEMORY_LIMIT // 2**20
+LIMIT = reading.MEMORY_LIMIT // 2**20
 
 
 @linux
@@ -343,12 +343,12 @@ def products_of_frames(n_frames: int, device: torch.device) -> list[Tensor]:
     torch.manual_seed(0)
     policy = ActorCriticCnnPolicy(space, spaces.Discrete(6), lambda _: 1e-3).to(device)
     frames = torch.randint(0, 256, (n_frames, 4, 84, 84), dtype=torch.uint8).to(device)
-    function = problems.PolicyFunction(policy, frames, device)
-    chunks = problems._chunks(function, n_frames, None)
+    function = reading.PolicyFunction(policy, frames, device)
+    chunks = reading._chunks(function, n_frames, None)
     function.own(chunks[:1])
     mean = WeightedMean(torch.ones(n_frames, dtype=torch.float64, device=device), chunks)
     vector = torch.randn(sum(p.numel() for p in function.parameters), dtype=torch.float64).to(device)
-    family, choice = problems.action_distribution(policy), RungChoice(Rung.FORWARD_REVERSE, retained=False)
+    family, choice = reading.action_distribution(policy), RungChoice(Rung.FORWARD_REVERSE, retained=False)
     return [
         FisherOperator(Curvature(function, function.theta(dtype), family, 1.0, mean), choice).product(vector)
         for dtype in (torch.float32, torch.float64)
@@ -375,7 +375,7 @@ def test_products_of_8192_frames_on_a_gpu() -> None:
         pytest.skip("no CUDA device")
     torch.cuda.reset_peak_memory_stats()
     fast, exact = products_of_frames(8192, torch.device("cuda"))
-    assert torch.cuda.max_memory_allocated() < 2 * problems.GPU_MEMORY_LIMIT + 8192 * 4 * 84 * 84
+    assert torch.cuda.max_memory_allocated() < 2 * reading.GPU_MEMORY_LIMIT + 8192 * 4 * 84 * 84
     assert float((fast - exact).norm()) < 1e-3 * float(exact.norm())
 
 

@@ -20,8 +20,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3 import trpo
-from sb3_trpo_ext.sb3.problem import evaluation as problems
-from sb3_trpo_ext.sb3.problem.evaluation import computing_device
+from sb3_trpo_ext.sb3.problem import reading
+from sb3_trpo_ext.sb3.problem.statistics import computing_device
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, RandomEnv, Witness, collect, make_env, make_model, same, state_of
 
 SPACES = [("box", "vector"), ("sde_squashed", "vector"), ("discrete", "vector"), ("multibinary", "dict"), ("box", "image")]
@@ -327,7 +327,7 @@ def test_a_device_without_float64_computes_on_the_cpu(monkeypatch: pytest.Monkey
         assert computing_device(torch.device(kept)) == torch.device(kept)
     # An index makes another torch.device of the same processor.
     elsewhere = torch.device("cpu", 0)
-    for module in (problems, trpo):
+    for module in (reading, trpo):
         monkeypatch.setattr(module, "computing_device", lambda _: elsewhere)
     with pytest.warns(UserWarning, match="has no float64: the policy step runs on the CPU"):
         model = make_model()
@@ -339,7 +339,7 @@ def test_a_device_without_float64_computes_on_the_cpu(monkeypatch: pytest.Monkey
 @pytest.mark.gpu
 @pytest.mark.parametrize("action", ["box", "sde_squashed", "discrete"])
 def test_a_policy_on_a_device_is_updated_on_the_cpu(action: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (problems, trpo):
+    for module in (reading, trpo):
         monkeypatch.setattr(module, "computing_device", lambda _: torch.device("cpu"))
     model = make_model(action, device="cuda")
     witness = Witness(collect(model))

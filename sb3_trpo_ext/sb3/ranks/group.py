@@ -93,7 +93,7 @@ class Ranks:
     @property
     def reducer(self) -> Reducer:
         """For ``core``'s means."""
-        return self.reduce if self.size > 1 else single_process
+        return Reducer(self.reduce) if self.size > 1 else single_process
 
     def reduce(self, partial: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
         """

@@ -29,7 +29,7 @@ from sb3_trpo_ext.core.reduce import single_process
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.core.update import PolicyProblem
 from sb3_trpo_ext.sb3.problem.actor import map_tensors
-from sb3_trpo_ext.sb3.problem.evaluation import explained_variance
+from sb3_trpo_ext.sb3.problem.statistics import explained_variance
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.sb3.trpo import TRPO
