@@ -41,7 +41,6 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.core.critic import CriticResult
-from sb3_trpo_ext.core.damping import DampingState
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
@@ -75,8 +74,9 @@ from sb3_trpo_ext.sb3.ranks.launch import place, use_own_gpu
 from sb3_trpo_ext.sb3.ranks.minibatches import share_of_minibatches
 from sb3_trpo_ext.sb3.ranks.training import Episodes, RankTraining, callbacks_of, on_this_rank, seed_of_rank
 from sb3_trpo_ext.sb3.session import Session
+from sb3_trpo_ext.sb3.update.diagnosis import Seen
 from sb3_trpo_ext.sb3.update.messages import stale_batch_message
-from sb3_trpo_ext.sb3.update.report import UpdateInputs, report_of
+from sb3_trpo_ext.sb3.update.report import Counts, UpdateInputs, report_of
 from sb3_trpo_ext.sb3.update.start import RandomStates, UpdateStart
 
 DAMPING = ("_adapted_damping", "_adapted_damping_unit")
@@ -460,7 +460,7 @@ class TRPO(sb3_contrib.TRPO):
             explained_after = explained_variance(critic.values(), batch.returns, ranks.reducer)
             self.policy.set_training_mode(False)
             ranks.verify(step, self.policy, self.env, (self.num_timesteps, self._total_timesteps))
-            self._conclude(UpdateInputs(batch, evaluated, result), critic_result, asked.damping, explained_after)
+            self._conclude(UpdateInputs(batch, evaluated, result), asked, critic_result, explained_after)
         if not session.keep_update_start:
             session.update_start = None
 
@@ -501,17 +501,26 @@ class TRPO(sb3_contrib.TRPO):
         warnings.warn(f"TRPO: policy step skipped: {message}", UserWarning, stacklevel=3)
 
     def _conclude(
-        self, inputs: UpdateInputs, critic: CriticResult, damping: DampingState, explained_after: float | None
+        self, inputs: UpdateInputs, asked: Hyperparameters, critic: CriticResult, explained_after: float | None
     ) -> None:
         """Report, log, and at last count: nothing here can change the policy."""
-        report = report_of(self, inputs, critic, damping, explained_after)
+        session = self.session
+        start = session.update_start
+        before_first = start.held.snapshot if start is not None and self._n_updates == 0 else None
+        seen = Seen(inputs, self.policy, self.rollout_buffer, self._last_episode_starts, self.num_timesteps, before_first)
+        dropped = None
+        if self.on_nonfinite == "truncate":
+            dropped = int(session.ranks.reduce(torch.tensor(inputs.batch.n_dropped)))
+        counts = Counts(self.num_timesteps, self._updates_skipped, dropped, session.recorder.collection)
+        found = session.diagnosis.compute(seen)
+        report = report_of(inputs, asked, counts, self.policy, critic, explained_after, found)
         for key, value in logged_values(report):
             self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)
-        self.session.run_log.write(report, self.log_folder, self.env, self.logger)
+        session.run_log.write(report, self.log_folder, self.env, self.logger)
         self._n_updates, self._updates_skipped = report.n_updates, report.updates_skipped
         if self.adaptive_damping:
             self._adapted_damping, self._adapted_damping_unit = inputs.result.damping.value, self.kl_unit
-        self.last_update, self.session.update_inputs = report, inputs
+        self.last_update, session.update_inputs = report, inputs
 
     @classmethod
     def resume(

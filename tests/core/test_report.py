@@ -13,18 +13,12 @@ from hypothesis import strategies as st
 
 from sb3_trpo_ext.core.critic import CriticResult
 from sb3_trpo_ext.core.damping import DampingState
+from sb3_trpo_ext.core.diagnostics import Diagnosed
 from sb3_trpo_ext.core.fisher import FisherOperator
 from sb3_trpo_ext.core.objective import OnPolicyCheck
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.core.report_fields import (
-    advantage_fields,
-    cg_fields,
-    check_fields,
-    critic_fields,
-    finite,
-    search_fields,
-)
 from sb3_trpo_ext.core.status import CriticStatus, OnPolicyStatus, UpdateStatus
+from sb3_trpo_ext.core.summary import Context, finite, summarise
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from tests.core.problems import FAMILIES, SETTINGS, make_case
 from tests.monitoring.reports import make_report
@@ -150,20 +144,8 @@ def no_constant(name: str) -> None:
 
 def report_of(result: PolicyResult, critic: CriticResult = CRITIC) -> UpdateReport:
     """A report from an update's parts, every other field being nothing."""
-    empty: dict[str, Any] = {"int": 0, "float": 0.0, "str": ""}
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(UpdateReport)}
-    fields = {name: () if kind.startswith("tuple") else empty.get(kind) for name, kind in kinds.items()}
-    solve = result.solve.result if result.solve else None
-    for part in (
-        check_fields(result.check, "env 3"),
-        advantage_fields(result.advantages),
-        cg_fields(solve),
-        search_fields(result.search),
-        critic_fields(critic),
-    ):
-        assert part.keys() <= fields.keys()
-        fields.update(part)
-    return UpdateReport(**{**fields, "status": result.status.value, "advice": result.status.advice, "notes": ()})
+    context = Context(0, 0, 0, 0, 0.0, "", "env 3", None, None, "", "", None, None, 0, None, (), None)
+    return summarise(result, critic, DAMPING, context, Diagnosed())
 
 
 def strict_round_trip(report: UpdateReport) -> dict[str, Any]:
