@@ -181,7 +181,7 @@ class Experiment(ExperimentManager):
         except SystemExit:
             self._save_interrupted(model)
             raise
-        number = getattr(model, "stop_signal", None)
+        number = model.session.stop_signal if isinstance(model, TRPO) else None
         if number is not None:
             self._save_interrupted(model)
             sys.exit(128 + number)  # by this function: W&B listens to it
