@@ -64,7 +64,7 @@ def duplicate_observations(model: Any) -> None:
     for name in (*ROWS, "values"):
         for _, array in arrays_of(model, name):
             array[:] = array[:1, :1]
-    if hasattr(model, "_recorder"):
+    if hasattr(model, "session"):
         model.session.recorder._steps = {}
 
 

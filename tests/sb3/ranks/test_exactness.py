@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sb3_trpo_ext.core.status import UpdateStatus
-from tests.sb3.rank_work import KINDS, N_SAMPLES, critics, policy_steps, shares, whole_critics, whole_steps
-from tests.sb3.ranks import on_ranks
+from tests.sb3.ranks.processes import on_ranks
+from tests.sb3.ranks.work import KINDS, N_SAMPLES, critics, policy_steps, shares, whole_critics, whole_steps
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in KINDS),

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sb3_trpo_ext import NonFiniteError, RanksError, UpdateReport
-from tests.sb3.rank_trainings import N_ENVS, UPDATE, death, scenarios
-from tests.sb3.ranks import on_ranks
+from tests.sb3.ranks.processes import on_ranks
+from tests.sb3.ranks.trainings import N_ENVS, UPDATE, death, scenarios
 
 HEALTHY = ("plain", "again", "sde by SB3's loop", "discrete, thinned", "one rank writes", "dropped", "resumed")
 SAME = ("num_timesteps", "n_updates", "episodes", "returns", "moments")

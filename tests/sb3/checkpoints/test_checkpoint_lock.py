@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import ConvertCallback
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.sb3.checkpoints import lock as checkpoint_lock
 from sb3_trpo_ext.sb3.checkpoints.lock import claim, release
-from tests.sb3.restorable import BATCH, trpo, walks
+from tests.sb3.checkpoints.restorable import BATCH, trpo, walks
 
 HOLD = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print(flush=True); input()"
 

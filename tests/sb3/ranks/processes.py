@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-PRELOADED = ["sb3_trpo_ext", "torch._dynamo", "sympy", "tests.sb3.ranks", "tests.sb3.rank_work"]
+PRELOADED = ["sb3_trpo_ext", "torch._dynamo", "sympy", "tests.sb3.ranks.processes", "tests.sb3.ranks.work"]
 """A rank is forked from a process that has imported them: an import takes seconds (of ``torch._dynamo``, which the first
 optimiser asks for, most), a fork none."""
 

@@ -12,7 +12,7 @@ import pytest
 
 def kill(n_kills: int, n_updates: int, seed: int, repo: Path) -> str:
     environ = {**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.sb3.killed_training", *map(str, (n_kills, n_updates, seed))]
+    command = [sys.executable, "-m", "tests.sb3.checkpoints.killed_training", *map(str, (n_kills, n_updates, seed))]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -260,7 +260,7 @@ def test_subscriptions_and_memories_are_not_saved(tmp_path: Path) -> None:
     update(model, *ALL)
     model.save(tmp_path / "model.zip")
     with ZipFile(tmp_path / "model.zip") as file:
-        assert b"_diagnosis" not in file.read("data")
+        assert b'"session"' not in file.read("data")
     assert type(model).load(tmp_path / "model.zip").session.diagnosis.subscribed == set()
 
 

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3.checkpoints.model_files import statistics_in
 from sb3_trpo_ext.sb3.vec_env import FastVecNormalize
-from tests.sb3.restorable import BATCH, numbers, trpo, walks
+from tests.sb3.checkpoints.restorable import BATCH, numbers, trpo, walks
 
 
 def moments(normalize: VecNormalize) -> list[Any]:

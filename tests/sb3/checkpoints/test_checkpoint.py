@@ -30,7 +30,7 @@ from sb3_trpo_ext.sb3.checkpoints.files import checkpoints_in
 from sb3_trpo_ext.sb3.checkpoints.resumption import Resumption
 from sb3_trpo_ext.sb3.errors import CheckpointError
 from sb3_trpo_ext.sb3.update.start import RandomStates
-from tests.sb3.restorable import BATCH, Shrink, Walk, numbers, trpo, walks
+from tests.sb3.checkpoints.restorable import BATCH, Shrink, Walk, numbers, trpo, walks
 
 UPDATES, AT = 6, 3
 TOTAL = UPDATES * BATCH

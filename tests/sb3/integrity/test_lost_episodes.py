@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMoni
 from sb3_trpo_ext import EpisodeError
 from sb3_trpo_ext.sb3.integrity import lost_episodes
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv
-from tests.sb3.faulty import guarded_model
+from tests.sb3.integrity.faulty import guarded_model
 from tests.sb3.spaces import BOX, VECTOR
 
 ENDS = "a wrapper outside the Monitor ends episodes of environment"

@@ -41,7 +41,7 @@ def launch(repo: Path, host: str, node: int, told: Path) -> subprocess.Popen[str
     command = [
         *("ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
         *(f"--node-rank={node}", f"--master-addr={ADDRESSES[0]}", "--master-port=29511"),
-        *(str(repo / "tests/sb3/two_hosts.py"), str(told)),
+        *(str(repo / "tests/sb3/ranks/two_hosts.py"), str(told)),
     ]
     own = {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1", "TRPO_RANK_TIMEOUT": str(TIMEOUT), "GLOO_SOCKET_IFNAME": "trpo0"}
     return subprocess.Popen(command, env={**os.environ, **own}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext import NonFiniteError
 from sb3_trpo_ext.sb3.integrity.env_watch import EPISODES
-from tests.sb3.faulty import FAULTS, OwnBuffer, faulty_vec, guarded_model
+from tests.sb3.integrity.faulty import FAULTS, OwnBuffer, faulty_vec, guarded_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRPO. non-finite")
 LOOPS: dict[str, dict[str, Any]] = {"ours": {}, "sb3's": {"rollout_buffer_class": OwnBuffer}}

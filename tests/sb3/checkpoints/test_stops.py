@@ -19,7 +19,7 @@ from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.records import signals
 from sb3_trpo_ext.sb3.checkpoints.files import newest_whole
 from sb3_trpo_ext.zoo.cli import run
-from tests.sb3.faulty import guarded_model
+from tests.sb3.integrity.faulty import guarded_model
 
 TASK = "Pendulum-v1"
 PATIENCE = 0.3

@@ -1,5 +1,5 @@
 """
-A training that is killed, over and over: ``python -m tests.sb3.killed_training KILLS UPDATES SEED`` in an empty folder.
+A training that is killed, over and over: ``python -m tests.sb3.checkpoints.killed_training KILLS UPDATES SEED`` in an empty folder.
 
 Everything is imported once; each life is a fork of that process, and runs the real training and writer until it is killed: at
 a random time, or at a random operation on a file. After each kill the newest whole checkpoint must be there, and at most one
@@ -24,7 +24,7 @@ import torch
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
 from sb3_trpo_ext.sb3.checkpoints.files import newest_whole
-from tests.sb3.restorable import BATCH, numbers, trpo, walks
+from tests.sb3.checkpoints.restorable import BATCH, numbers, trpo, walks
 
 EVERY = 2
 WRITING = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}

@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrappe
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3.vec_env import FastVecNormalize
-from tests.sb3.restorable import BATCH, Walk, numbers, trpo, walks
-from tests.sb3.test_checkpoint import AT, TOTAL, broken_off, every_update, train
-from tests.sb3.test_model_files import held, moments
+from tests.sb3.checkpoints.restorable import BATCH, Walk, numbers, trpo, walks
+from tests.sb3.checkpoints.test_checkpoint import AT, TOTAL, broken_off, every_update, train
+from tests.sb3.checkpoints.test_model_files import held, moments
 
 Made = Callable[[], VecEnv]
 WAYS = {"given to resume": TRPO.resume, "set later": lambda folder, env: with_env(TRPO.resume(folder), env)}

@@ -22,7 +22,7 @@ from sb3_trpo_ext.records import signals
 from sb3_trpo_ext.sb3.integrity import workers
 from sb3_trpo_ext.sb3.integrity.workers import PatientSubprocVecEnv, watch_workers
 from sb3_trpo_ext.zoo.cli import run
-from tests.sb3.faulty import guarded_model
+from tests.sb3.integrity.faulty import guarded_model
 
 
 class Fragile(gym.Wrapper):

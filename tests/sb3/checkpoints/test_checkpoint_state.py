@@ -22,7 +22,7 @@ from sb3_trpo_ext.sb3.checkpoints.callback_states import callback_states
 from sb3_trpo_ext.sb3.checkpoints.files import FORMAT
 from sb3_trpo_ext.sb3.checkpoints.state import read_state, to_plain
 from sb3_trpo_ext.sb3.errors import CheckpointError
-from tests.sb3.restorable import BATCH, trpo, walks
+from tests.sb3.checkpoints.restorable import BATCH, trpo, walks
 
 
 class KLMonitor(BaseCallback):

@@ -16,7 +16,7 @@ from sb3_trpo_ext.core.flat import flatten
 from sb3_trpo_ext.sb3.ranks import training as rank_training
 from sb3_trpo_ext.sb3.ranks.launch import place
 from sb3_trpo_ext.sb3.ranks.normalization import write_moments
-from tests.sb3.rank_work import Meet
+from tests.sb3.ranks.work import Meet
 from tests.sb3.spaces import make_env, make_model
 
 N_STEPS, N_ENVS = 32, 2

@@ -13,9 +13,9 @@ from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.doctor.read import read_run
 from sb3_trpo_ext.monitoring import TrustRegionMonitor
 from sb3_trpo_ext.records import thinning
-from tests.sb3 import test_checkpoint as checkpoints
-from tests.sb3.restorable import BATCH, numbers, trpo, walks
-from tests.sb3.test_logging import logged
+from tests.sb3.checkpoints import test_checkpoint as checkpoints
+from tests.sb3.checkpoints.restorable import BATCH, numbers, trpo, walks
+from tests.sb3.update.test_logging import logged
 
 N_UPDATES = 22
 RECORDED = [1, 2, 3, 4, 6, 8, 12, 16]

@@ -50,7 +50,17 @@ from sb3_trpo_ext.sb3.collect.late import Late
 from sb3_trpo_ext.sb3.integrity.env_watch import NON_FINITE, RESETS
 from sb3_trpo_ext.sb3.integrity.finiteness import Bounds
 from sb3_trpo_ext.sb3.vec_env import FastDummyVecEnv, FastVecNormalize
-from tests.sb3.faulty import DICT, FAULTS, Faulty, OwnBuffer, OwnDictBuffer, equal, faulty_vec, guarded_model, statistics
+from tests.sb3.integrity.faulty import (
+    DICT,
+    FAULTS,
+    Faulty,
+    OwnBuffer,
+    OwnDictBuffer,
+    equal,
+    faulty_vec,
+    guarded_model,
+    statistics,
+)
 from tests.sb3.spaces import IMAGE, OBSERVATIONS, VECTOR, Nothing, collect, same, state_of
 
 BAD = [math.nan, math.inf, -math.inf, 1e39]
