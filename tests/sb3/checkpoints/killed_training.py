@@ -1,5 +1,6 @@
 """
-A training that is killed, over and over: ``python -m tests.sb3.checkpoints.killed_training KILLS UPDATES SEED`` in an empty folder.
+A training that is killed, over and over, in an empty folder: ``python -m tests.sb3.checkpoints.killed_training KILLS UPDATES
+SEED``.
 
 Everything is imported once; each life is a fork of that process, and runs the real training and writer until it is killed: at
 a random time, or at a random operation on a file. After each kill the newest whole checkpoint must be there, and at most one
