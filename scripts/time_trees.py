@@ -33,7 +33,7 @@ from trees.cases import CASES
 from trees.runs import environment
 
 CSV = REPO / "results" / "time_trees.csv"
-UPDATES = {"HalfCheetah-v5": 8, "CartPole-v1": 60, "monitors": 80}
+UPDATES = {"HalfCheetah-v5": 2, "CartPole-v1": 20, "monitors": 40}
 """Updates of a training: some seconds each. The small ones show what an update costs beside its arithmetic."""
 
 PARTS = ("update", "training")

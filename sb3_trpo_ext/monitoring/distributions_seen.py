@@ -20,7 +20,7 @@ def distributions_seen(model: Observed, report: UpdateReport) -> dict[str, Value
     """
     Give what can be known of the newest update.
 
-    :param model: with ``last_update`` and ``last_update_inputs``
+    :param model: the model
     :param report: of its newest update
     :return: by name, finite, at most ``SAMPLES`` each; nothing that is not known
     """

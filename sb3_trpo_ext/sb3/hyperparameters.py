@@ -30,7 +30,7 @@ SETTLED_PROGRESS, SETTLED_WINDOW = 1e-2, 3
 NOT_COMPARED = frozenset({"learning_rate", "log_folder"})
 """They may differ between ranks, or can't be compared: a schedule is an object (the learning rate's value is compared)."""
 
-ATTRIBUTES = (*SETTINGS, "seed", "_n_updates", "_adapted_damping", "_adapted_damping_unit", "_current_progress_remaining")
+ATTRIBUTES = (*SETTINGS, "seed", "_n_updates", "_adapted_damping", "_adapted_damping_unit", "kl_unit", "max_kl")
 """Attributes of a model that decide about an update."""
 
 
@@ -61,16 +61,16 @@ class Hyperparameters:
         """
         Read and check the attributes of a model: callbacks may have set anything since it was made.
 
-        :param attributes: by name, ``_current_progress_remaining`` and the adapted damping among them
+        :param attributes: those of ``ATTRIBUTES``, by name
         :param action_dims: independent dimensions of an action, >= 1
         :return: the hyperparameters
         :raises ValueError: naming what is impossible, and the valid range
         """
         refuse_impossible(attributes)
-        unit = kl_unit(attributes)
+        unit = attributes["kl_unit"]
         return cls(
             arguments={name: attributes[name] for name in SETTINGS},
-            max_kl=max_kl(attributes),
+            max_kl=attributes["max_kl"],
             kl_unit=unit,
             kl_scale=1.0 if unit == "joint" else 1.0 / action_dims,
             damping=_damping(attributes, unit, action_dims),
@@ -129,7 +129,7 @@ class Hyperparameters:
         """
         Choose what draws the scores of the K-FAC preconditioner.
 
-        :return: a generator of its own, made as that of the sub-sample; None: there is no preconditioner
+        :return: a generator of its own; None: there is no preconditioner
         """
         return self._generator(1 << 60) if self._preconditioned else None
 
@@ -148,31 +148,6 @@ def comparable(attributes: Mapping[str, Any]) -> dict[str, str]:
     """
     names = [name for name in SETTINGS if name not in NOT_COMPARED]
     return {name: repr(attributes[name]) for name in (*names, "_adapted_damping")}
-
-
-def kl_unit(attributes: Mapping[str, Any]) -> str:
-    """
-    Choose the unit of the bounded KL, and of the damping.
-
-    :param attributes: of a model
-    :return: "mean" or "joint"
-    """
-    return attributes["kl_reduction"] or "mean"
-
-
-def max_kl(attributes: Mapping[str, Any]) -> float:
-    """
-    Give the bound of the next update's mean KL: what ``final_target_kl`` has made of ``target_kl``.
-
-    :param attributes: of a model
-    :return: delta, in ``kl_unit``
-    """
-    first, last = attributes["target_kl"], attributes["final_target_kl"]
-    if last is None:
-        return float(first)
-    # SB3's goes below 0 where the last rollout exceeds total_timesteps
-    progress = 1.0 - max(attributes["_current_progress_remaining"], 0.0)
-    return float(first + progress * (last - first))
 
 
 def _damping(attributes: Mapping[str, Any], unit: str, action_dims: int) -> DampingState:

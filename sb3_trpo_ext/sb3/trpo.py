@@ -72,7 +72,7 @@ from sb3_trpo_ext.sb3.problem.evaluation import Draws, Evaluated, evaluate_batch
 from sb3_trpo_ext.sb3.problem.statistics import computing_device, explained_variance
 from sb3_trpo_ext.sb3.ranks.launch import place, use_own_gpu
 from sb3_trpo_ext.sb3.ranks.minibatches import share_of_minibatches
-from sb3_trpo_ext.sb3.ranks.training import Episodes, RankTraining, callbacks_of, on_this_rank, seed_of_rank
+from sb3_trpo_ext.sb3.ranks.training import Episodes, callbacks_of, seed_of_rank
 from sb3_trpo_ext.sb3.session import Session
 from sb3_trpo_ext.sb3.update.diagnosis import Seen
 from sb3_trpo_ext.sb3.update.messages import stale_batch_message
@@ -260,6 +260,10 @@ class TRPO(sb3_contrib.TRPO):
             state["_custom_logger"] = False
         return state
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A shallow copy is handed the session of the other object; a pickle of an earlier version has none.
+        vars(self).update({**state, "session": state.get("session", Session()).of_a_copy()})
+
     def _setup_model(self) -> None:
         if place()[0] > 0:
             self.verbose, self.tensorboard_log = 0, None
@@ -294,12 +298,16 @@ class TRPO(sb3_contrib.TRPO):
     @property
     def kl_unit(self) -> str:
         """Unit of the bounded KL, and of the damping: "mean" or "joint"."""
-        return hyperparameters.kl_unit(self._attributes())
+        return self.kl_reduction or "mean"
 
     @property
     def max_kl(self) -> float:
         """Bound of the mean KL of the next update, in ``kl_unit``: what ``final_target_kl`` has made of ``target_kl``."""
-        return hyperparameters.max_kl(self._attributes())
+        if self.final_target_kl is None:
+            return float(self.target_kl)
+        # SB3's goes below 0 where the last rollout exceeds total_timesteps
+        progress = 1.0 - max(self._current_progress_remaining, 0.0)
+        return float(self.target_kl + progress * (self.final_target_kl - self.target_kl))
 
     def _attributes(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in hyperparameters.ATTRIBUTES}
@@ -367,7 +375,8 @@ class TRPO(sb3_contrib.TRPO):
 
     @property
     def _episodes(self) -> Episodes:
-        assert self.ep_info_buffer is not None
+        # SB3 makes them when ``learn`` begins; who collects by hand before has none.
+        assert self.ep_info_buffer is not None, "call learn() first: nothing was set up to collect with"
         assert self.ep_success_buffer is not None
         return self.ep_info_buffer, self.ep_success_buffer
 
@@ -415,7 +424,7 @@ class TRPO(sb3_contrib.TRPO):
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """Every loop calls this once a step, before the step is stored: note dropped samples, and the episodes that ended."""
-        position = self.rollout_buffer.pos
+        position = getattr(self.rollout_buffer, "pos", 0)
         if self.on_nonfinite == "truncate":
             dropped = dropped_environments(infos, dones)
             self.session.recorder.dropped.extend((position, index) for index in dropped)
@@ -675,7 +684,7 @@ class TRPO(sb3_contrib.TRPO):
         if resumption is not None and not resumption.is_over and log_interval is not None:
             session.earlier_iterations, interval = self._n_updates - resumption.first_update, 1
         try:
-            with on_this_rank(session.ask_to_stop) as session.ranks:
+            with session.on_ranks():
                 if session.ranks.rank > 0:
                     self.set_logger(Logger(None, []))
                 observers = with_observers(callbacks_of(session.ranks.rank, callback))
@@ -688,8 +697,6 @@ class TRPO(sb3_contrib.TRPO):
             if not isinstance(error, WorkerError) or session.stop_signal is None:
                 raise
             # Workers that have received the signal, too: the training ends as it was asked to.
-        finally:
-            session.ranks = RankTraining()
         if log_interval is not None and self.logger.name_to_value and self._is_row_recorded():
             session.run_log.dump(self.logger, partial(self.logger.dump, step=self.num_timesteps))
         if session.stop_signal == signal.SIGINT:

@@ -215,4 +215,5 @@ class Experiment(ExperimentManager):
             content = statistics_in(Path(self.save_path, f"{self.env_name}.zip"))
             if content is not None:
                 # The same bytes, so that anybody can see that the two files are of one moment.
+                Path(self.params_path).mkdir(parents=True, exist_ok=True)
                 write_atomic(Path(self.params_path, STATISTICS_NAME), content)

@@ -24,6 +24,25 @@ from tests.core.problems import FAMILIES, SETTINGS, make_case
 from tests.monitoring.reports import make_report
 
 DAMPING = DampingState(0.1, 0.1, 100.0)
+CONTEXT = Context(
+    n_updates=1,
+    num_timesteps=2,
+    updates_skipped=3,
+    n_samples=4,
+    target_kl=0.5,
+    kl_reduction="joint",
+    behaviour_worst_cell="env 3",
+    entropy=0.6,
+    std=0.7,
+    cg_precision="mixed",
+    fisher_rung="a rung",
+    explained_variance=0.8,
+    explained_variance_after=0.9,
+    critic_epochs_enforced=10,
+    collection="collected",
+    notes=("noted",),
+    samples_dropped=11,
+)
 CRITIC = CriticResult(CriticStatus.IMPROVED, 10, 2.0, 1.0, 1.5)
 
 finite_numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -144,8 +163,12 @@ def no_constant(name: str) -> None:
 
 def report_of(result: PolicyResult, critic: CriticResult = CRITIC) -> UpdateReport:
     """A report from an update's parts, every other field being nothing."""
-    context = Context(0, 0, 0, 0, 0.0, "", "env 3", None, None, "", "", None, None, 0, None, (), None)
-    return summarise(result, critic, DAMPING, context, Diagnosed())
+    return summarise(result, critic, DAMPING, CONTEXT, Diagnosed())
+
+
+def test_what_no_step_knows_arrives_in_the_field_of_its_name() -> None:
+    report = report_of(update_policy(make_case(FAMILIES["gaussian"]).problem, SETTINGS, DAMPING))
+    assert {field.name: getattr(report, field.name) for field in dataclasses.fields(Context)} == vars(CONTEXT)
 
 
 def strict_round_trip(report: UpdateReport) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Checkpoints(BaseCallback):
         self._writing = Mark()
 
     def _init_callback(self) -> None:
-        if not hasattr(self.model, "session"):
+        if not hasattr(getattr(self.model, "session", None), "update_start"):
             cls = type(self.model)
             raise TypeError(
                 f"Checkpoints are of sb3_trpo_ext.TRPO; this model is {cls.__module__}.{cls.__name__}. Use `from sb3_trpo_ext "

@@ -131,7 +131,7 @@ def _load(part: BaseCallback, state: dict[str, Any]) -> None:
 
 
 def _cut_evaluations(part: EvalCallback) -> None:
-    """Evaluations behind the checkpoint will happen again: the file holds those that are known now."""
+    """Evaluations after the checkpoint will happen again: the file holds those that are known now."""
     if part.log_path is None or not Path(f"{part.log_path}.npz").exists():
         return
     if not part.evaluations_timesteps:

@@ -40,4 +40,6 @@ def unpickled(content: bytes) -> Any:
     parts["logs"]["outputs"] = tuple(map(vars, state.logs.outputs))
     # A callback was named by its module, too.
     callbacks = {stable_name(name): held for name, held in state.callbacks.items()}
+    if len(callbacks) < len(state.callbacks):
+        raise ValueError("two of its callbacks have classes of one name")
     return {"format": FORMAT, **vars(state), **parts, "callbacks": callbacks}

@@ -23,7 +23,7 @@ from stable_baselines3.common.utils import safe_mean
 from sb3_trpo_ext.records.build import build
 from sb3_trpo_ext.sb3.checkpoints.callback_states import callback_states, newest_score
 from sb3_trpo_ext.sb3.checkpoints.environment import EnvironmentState
-from sb3_trpo_ext.sb3.checkpoints.files import FORMAT, NEEDED
+from sb3_trpo_ext.sb3.checkpoints.files import FORMAT, NEEDED, OLDEST
 from sb3_trpo_ext.sb3.checkpoints.log_positions import LogPositions
 from sb3_trpo_ext.sb3.checkpoints.old_format import unpickled
 from sb3_trpo_ext.sb3.checkpoints.protocol import Trainee
@@ -120,7 +120,7 @@ def from_plain(plain: Any) -> TrainingState:
     """
     found = plain.get("format") if isinstance(plain, dict) else None
     if found != FORMAT:
-        raise ValueError(f"its format is {found!r:.20}, and this version reads {FORMAT}")
+        raise ValueError(f"its format is {found!r:.20}, and this version reads {OLDEST} to {FORMAT}")
     parts = {name: kind(**plain[name]) for name, kind in PARTS.items()}
     return TrainingState(**{name: value for name, value in {**plain, **parts}.items() if name != "format"})
 

@@ -120,7 +120,7 @@ def choose_products(
     choice = _chosen(curvature, earlier) if actor.repeats else None
     rung = LADDER[-1] if choice is None else choice.rung
     if rung.rung is not Rung.CLOSED_FORM:
-        # What the ladder has refused as the actor's derivative shall not stand for the actor either.
+        # What the ladder has refused as the actor's derivative must not stand in for the actor either.
         curvature = replace(curvature, mlp=None)
     return FisherOperator(curvature, rung), choice
 

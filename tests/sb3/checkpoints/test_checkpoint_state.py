@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import configure
 from sb3_trpo_ext import Checkpoints
 from sb3_trpo_ext.monitoring import TrustRegionMonitor, WandbMonitor
 from sb3_trpo_ext.sb3.checkpoints.callback_states import callback_states
-from sb3_trpo_ext.sb3.checkpoints.files import FORMAT
+from sb3_trpo_ext.sb3.checkpoints.files import FORMAT, OLDEST
 from sb3_trpo_ext.sb3.checkpoints.state import read_state, to_plain
 from sb3_trpo_ext.sb3.errors import CheckpointError
 from tests.sb3.checkpoints.restorable import BATCH, trpo, walks
@@ -80,7 +80,7 @@ def test_callbacks_of_one_name_are_counted() -> None:
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (pickle.dumps({"format": FORMAT + 1}), f"its format is {FORMAT + 1}, and this version reads {FORMAT}"),
+        (pickle.dumps({"format": FORMAT + 1}), f"its format is {FORMAT + 1}, and this version reads {OLDEST} to {FORMAT}"),
         (pickle.dumps({"format": FORMAT}), "KeyError"),
         (pickle.dumps([1]), "its format is None"),
         (pickle.dumps(Path("a\nb")), "its format is None"),
