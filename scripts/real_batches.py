@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-import sb3_trpo_ext.sb3.settings as library_settings
+import sb3_trpo_ext.sb3.hyperparameters as library_settings
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.core.cg import CGResult, CGSettings
 from sb3_trpo_ext.core.damping import DampingState
@@ -30,10 +30,10 @@ from sb3_trpo_ext.core.objective import Evaluation, Surrogate, prepare_advantage
 from sb3_trpo_ext.core.preconditioner import KroneckerPreconditioner
 from sb3_trpo_ext.core.step_scale import StepScale
 from sb3_trpo_ext.core.update import PolicySettings, find_direction, fisher_operators
+from sb3_trpo_ext.sb3.hyperparameters import Hyperparameters
 from sb3_trpo_ext.sb3.problem.batch import read_batch
 from sb3_trpo_ext.sb3.problem.evaluation import Evaluated, evaluate_batch
-from sb3_trpo_ext.sb3.problem.kfac import policy_preconditioner, score_generator
-from sb3_trpo_ext.sb3.settings import policy_settings
+from sb3_trpo_ext.sb3.problem.kfac import policy_preconditioner
 
 
 def kept_policy(checkpoint: Checkpoint, seed: int, sigma: float | None = None, cls: type[Any] = TRPO, **changes: Any) -> Any:
@@ -82,7 +82,7 @@ class PolicyStep:
     :param settings: how to step
     :param surrogate: objective, with the advantages as used
     :param g: its gradient, shape (n,), float64
-    :param draw: seed and number of updates of the model, which decide what scores K-FAC samples
+    :param asked: hyperparameters of the update, which decide what scores K-FAC samples
     :param unit: the KL's unit over sb3-contrib's, from ``contrib_unit``
     """
 
@@ -90,7 +90,7 @@ class PolicyStep:
     settings: PolicySettings
     surrogate: Surrogate
     g: torch.Tensor
-    draw: tuple[int | None, int]
+    asked: Hyperparameters
     unit: float
 
     def solve(
@@ -163,7 +163,9 @@ class PolicyStep:
         return self.surrogate.evaluate(tuple(part.double() for part in deployed))
 
     def _factors(self) -> KroneckerPreconditioner:
-        surrogate, generator = self.surrogate, score_generator(*self.draw)
+        asked = replace(self.asked, arguments={**self.asked.arguments, "cg_preconditioner": "kfac"})
+        surrogate, generator = self.surrogate, asked.scores()
+        assert generator is not None
         arguments = (surrogate.distribution, surrogate.mean, surrogate.kl_scale, generator)
         return policy_preconditioner(self.evaluated.function, *arguments)
 
@@ -187,12 +189,14 @@ def policy_step(model: TRPO) -> PolicyStep:
     :return: the policy step
     """
     batch = read_batch(model.rollout_buffer, model.session.recorder)
-    evaluated = evaluate_batch(model.policy, batch, model._kl_scale(), model.fisher_chunk_size)
-    settings, raw = policy_settings(model, evaluated), evaluated.problem.surrogate
+    asked = model.hyperparameters()
+    evaluated = evaluate_batch(model.policy, batch, asked.kl_scale, model.fisher_chunk_size)
+    settings = asked.policy_settings(sum(part.numel() for part in evaluated.problem.parameters))
+    raw = evaluated.problem.surrogate
     advantages = prepare_advantages(raw.advantages, raw.mean, settings.normalize_advantage)
     surrogate = replace(raw, advantages=advantages.values)
     g = evaluated.problem.linearised.gradient(surrogate.slopes).double()
-    return PolicyStep(evaluated, settings, surrogate, g, (model.seed, model._n_updates), contrib_unit(model))
+    return PolicyStep(evaluated, settings, surrogate, g, asked, contrib_unit(model))
 
 
 def batch_of(checkpoint: Checkpoint, sigma: float | None, seed: int) -> tuple[PolicyStep, Any]:

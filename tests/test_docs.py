@@ -70,6 +70,40 @@ def test_a_snippet_that_imports_imports_all_that_it_uses(repo: Path, tmp_path: P
     )
 
 
+LINKED = re.compile(r"\]\((\.\./[\w/]+\.py)\)")
+NAME = re.compile(r"`(?:[A-Za-z_]\w*\.)?(?!csv|jsonl)([A-Za-z_]\w*)`")
+ROOM = re.compile(r"`((?:\w+/)+)`")
+
+
+def misplaced(page: str, folder: Path) -> set[str]:
+    """Names that no file of their row has, and folders that there are not."""
+    rows = [line for line in page.splitlines() if line.startswith("|") and LINKED.search(line)]
+    found = set()
+    for row in rows:
+        code = "".join((folder / name).read_text() for name in LINKED.findall(row) if (folder / name).exists())
+        found |= {name for name in NAME.findall(row) if not re.search(rf"\b{name}\b", code)}
+    roots = (folder.parent, folder.parent / "sb3_trpo_ext")
+    return found | {room for room in ROOM.findall(page) if not any((root / room).is_dir() for root in roots)}
+
+
+def test_the_architecture_names_what_there_is_where_it_is(repo: Path) -> None:
+    page = (repo / "docs/architecture.md").read_text()
+    assert misplaced(page, repo / "docs") == set()
+    planted = page.replace("`backtrack`, `judge` |", "`backtrack`, `weigh` |").replace("`sb3/ranks/`", "`sb3/rank/`")
+    assert misplaced(planted, repo / "docs") == {"weigh", "sb3/rank/"}
+
+
+def rooms_in(page: str) -> set[str]:
+    table = page.partition("## Rooms")[2].partition("\n## ")[0]
+    return {room for row in table.splitlines() if row.startswith("|") for room in ROOM.findall(row.split("|")[1])}
+
+
+def test_every_room_is_in_the_architecture(repo: Path) -> None:
+    package = repo / "sb3_trpo_ext"
+    there = {f"{path.parent.relative_to(package)}/" for path in package.glob("*/**/__init__.py")}
+    assert there - rooms_in((repo / "docs/architecture.md").read_text()) == set()
+
+
 def without_a_place(page: str) -> set[str]:
     public = {f"{module}.{name}" for module in PUBLIC for name in importlib.import_module(module).__all__}
     return (public | {"sb3_trpo_ext.core.NUMERICS_VERSION"}) - set(DIRECTIVE.findall(page))

@@ -54,14 +54,14 @@ class ResidualTest:
     :param td_time_p: smallest p-value of any bin, times the number of bins (Bonferroni), at most 1
     """
 
-    td_mean: float | None
-    td_rms: float | None
-    td_z: float | None
-    td_p: float | None
-    td_time_starts: tuple[int, ...]
-    td_time_means: tuple[float, ...]
-    td_time_z: tuple[float, ...]
-    td_time_p: float | None
+    td_mean: float | None = None
+    td_rms: float | None = None
+    td_z: float | None = None
+    td_p: float | None = None
+    td_time_starts: tuple[int, ...] = ()
+    td_time_means: tuple[float, ...] = ()
+    td_time_z: tuple[float, ...] = ()
+    td_time_p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,54 @@ class Tails:
     :param advantage_top_weight: share of the sum of squared centred advantages that the largest 1 % have; 0.08 for a Gaussian
     """
 
-    advantage_kurtosis: float | None
-    advantage_top_weight: float | None
+    advantage_kurtosis: float | None = None
+    advantage_top_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class Activity:
+    """
+    Units of the networks after an update.
+
+    :param samples: how many it was measured on; None: it was not
+    :param names: of the layers
+    :param units: of each layer
+    :param dead: share of each layer's units that never fire, in [0, 1]
+    :param saturated: share that is saturated, in [0, 1]
+    :param dead_before: the same as ``dead`` before the first update
+    :param actor_inactive: largest share of inactive units in any layer of the actor
+    :param critic_inactive: of the critic
+    """
+
+    samples: int | None = None
+    names: tuple[str, ...] = ()
+    units: tuple[int, ...] = ()
+    dead: tuple[float, ...] = ()
+    saturated: tuple[float, ...] = ()
+    dead_before: tuple[float, ...] = ()
+    actor_inactive: float | None = None
+    critic_inactive: float | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """
+    All diagnostics of an update; what nobody has subscribed to has the values of "not computed".
+
+    :param activity: units of the networks
+    :param drift_kl: divergence of the last two policies on a batch that their step was not fitted to
+    :param tails: of the advantages
+    :param residuals: test of the TD residuals
+    :param explained_variance_mc: of Monte-Carlo returns
+    :param mc_samples: steps of the episodes that these are of
+    """
+
+    activity: Activity = Activity()
+    drift_kl: float | None = None
+    tails: Tails = Tails()
+    residuals: ResidualTest = ResidualTest()
+    explained_variance_mc: float | None = None
+    mc_samples: int | None = None
 
 
 def policy_drift(surrogate: Surrogate, mean: WeightedMean, earlier: Parameters) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sb3_trpo_ext.core.distributions import ActionDistribution
 from sb3_trpo_ext.core.flat import Parameters
-from sb3_trpo_ext.core.reduce import Reducer, Rows, WeightedMean, single_process
+from sb3_trpo_ext.core.reduce import Reducer, Rows, WeightedMean
 from sb3_trpo_ext.core.status import OnPolicyStatus
 
 Actor = Callable[[Parameters, Rows], Tensor]
@@ -235,7 +235,7 @@ def check_on_policy(evidence: Tensor, noise: Tensor, cells: Tensor | None, mean:
         thresholds = (STALE_FLOORS * floors).clamp(min=STALE_SHARE * max_kl)
         worst_cell = int((by_cell / thresholds).nan_to_num(nan=torch.inf).argmax())
         worst, worst_floor = float(by_cell[worst_cell]), float(floors[worst_cell])
-        if mean.reducer is not single_process:
+        if not mean.reducer.alone:
             found = _worst_of_all(worst, worst_floor, max_kl, mean.weights, mean.reducer)
             worst_cell = worst_cell if found == (worst, worst_floor) else None
             worst, worst_floor = found

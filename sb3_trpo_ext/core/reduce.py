@@ -18,8 +18,8 @@ Rows = slice | Tensor
 """Which samples of the batch: a slice, or a vector of int64 indices."""
 
 
-class Reducer(Protocol):
-    """Combines one process's partial result with those of all others."""
+class Combine(Protocol):
+    """What combines one process's partial result with those of all others."""
 
     def __call__(self, partial: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
         """
@@ -31,15 +31,35 @@ class Reducer(Protocol):
         """
 
 
-def single_process(partial: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
+@dataclass(frozen=True)
+class Reducer:
     """
-    Reduce over one process: nothing to do.
+    Combines one process's partial result with those of all others.
 
-    :param partial: this process's sum or maximum
-    :param op: how to combine
-    :return: partial itself
+    :param combine: how
+    :param alone: whether there are no others, and each partial result is the whole
     """
+
+    combine: Combine
+    alone: bool = False
+
+    def __call__(self, partial: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
+        """
+        Reduce elementwise over processes.
+
+        :param partial: this process's sum or maximum, any shape
+        :param op: how to combine
+        :return: the same on every process, same shape
+        """
+        return self.combine(partial, op)
+
+
+def _itself(partial: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
     return partial
+
+
+single_process = Reducer(_itself, alone=True)
+"""Reduces over one process: nothing to do."""
 
 
 def everywhere(flag: bool, reducer: Reducer) -> bool:
@@ -50,7 +70,7 @@ def everywhere(flag: bool, reducer: Reducer) -> bool:
     :param reducer: combines those of all
     :return: whether it is True on all of them
     """
-    if reducer is single_process:
+    if reducer.alone:
         return flag
     return not bool(reducer(torch.tensor(0.0 if flag else 1.0, dtype=torch.float64), "max"))
 

@@ -42,7 +42,7 @@ class PolicyProblem:
     :param surrogate: objective and KL around pi_k; its advantages are the raw ones
     :param parameters: the actor's live parameters, in the policy's dtypes and on its device
     :param linearised: the actor at theta_k over the whole batch, in the precision of the evaluation
-    :param fisher_mean: mean of the Fisher products: the batch's, or a sub-sample's
+    :param thinned_mean: mean of the Fisher products over a sub-sample; None: over the whole batch
     :param evidence: divergences between behaviour and policy, shape (n_samples, n_kinds)
     :param noise: divergences between two evaluations of the policy, same shape
     :param cells: environment and block of time of each sample, shape (n_samples,); None if unknown
@@ -53,12 +53,17 @@ class PolicyProblem:
     surrogate: Surrogate
     parameters: Parameters
     linearised: FisherOperator
-    fisher_mean: WeightedMean
+    thinned_mean: WeightedMean | None
     evidence: Tensor
     noise: Tensor
     cells: Tensor | None
     explained_variance: float | None
     preconditioner: Callable[[], KroneckerPreconditioner] | None = None
+
+    @property
+    def fisher_mean(self) -> WeightedMean:
+        """Mean of the Fisher products."""
+        return self.thinned_mean or self.linearised.curvature.mean
 
     @property
     def theta(self) -> Parameters:
@@ -95,18 +100,20 @@ class Operators:
     The Fisher matrix in two precisions, and what resembles it.
 
     :param fast: of CG's iterations
-    :param exact: verifies what the iterations gave; ``fast`` itself unless precision is mixed
+    :param exact: verifies what the iterations gave
+    :param mixed: whether ``exact`` is another operator than ``fast``, of higher precision
     :param preconditioner: of CG's iterations; None: they have none
     """
 
     fast: FisherOperator
     exact: FisherOperator
+    mixed: bool
     preconditioner: KroneckerPreconditioner | None = None
 
     @property
     def spent(self) -> int:
         """Fisher products so far."""
-        return self.fast.n_products + (self.exact.n_products if self.exact is not self.fast else 0)
+        return self.fast.n_products + (self.exact.n_products if self.mixed else 0)
 
 
 @dataclass(frozen=True)
@@ -226,13 +233,14 @@ def fisher_operators(problem: PolicyProblem, settings: PolicySettings) -> Operat
     """
     whole = problem.linearised
     thinned = replace(whole.curvature, mean=problem.fisher_mean)
-    exact = whole if problem.fisher_mean is whole.curvature.mean else FisherOperator(thinned, whole.choice)
+    exact = whole if problem.thinned_mean is None else FisherOperator(thinned, whole.choice)
     preconditioner = None if problem.preconditioner is None else problem.preconditioner()
     dtype = PRODUCT_DTYPE[settings.cg_precision]
     if exact.dtype in (dtype, torch.float32):
-        return Operators(exact, exact, preconditioner)
+        return Operators(exact, exact, False, preconditioner)
     fast = FisherOperator(replace(thinned, theta=tuple(part.to(dtype) for part in problem.theta)), whole.choice)
-    return Operators(fast, exact if settings.cg_precision == "mixed" else fast, preconditioner)
+    mixed = settings.cg_precision == "mixed"
+    return Operators(fast, exact if mixed else fast, mixed, preconditioner)
 
 
 def find_direction(operators: Operators, settings: PolicySettings, damping: DampingState, g: Tensor) -> Solve:

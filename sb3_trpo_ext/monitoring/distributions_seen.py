@@ -16,16 +16,16 @@ SAMPLES = 2048
 Values = NDArray[np.float64]
 
 
-def distributions_seen(model: Observed, report: UpdateReport | None) -> dict[str, Values]:
+def distributions_seen(model: Observed, report: UpdateReport) -> dict[str, Values]:
     """
     Give what can be known of the newest update.
 
     :param model: the model
-    :param report: of the update; None before the first
+    :param report: of its newest update
     :return: by name, finite, at most ``SAMPLES`` each; nothing that is not known
     """
     inputs = model.session.update_inputs
-    if report is None or inputs is None:
+    if inputs is None:
         return {}
     found = {"advantages": _sample(inputs.batch.advantages), **_activity(report)}
     if report.accepted:
@@ -56,7 +56,7 @@ def _importance_ratios(model: Observed, batch: Batch) -> Values:
     return ratios
 
 
-def _activity(report: UpdateReport | None) -> dict[str, Values]:
+def _activity(report: UpdateReport) -> dict[str, Values]:
     """One number a layer: its share of units that do nothing."""
     found: dict[str, list[float]] = {}
     for name, dead, saturated in zip(report.layer_names, report.layer_dead, report.layer_saturated, strict=True):

@@ -94,7 +94,7 @@ class FlightRecorder(BaseCallback):
         return None if folder is None else Path(folder) / DUMPS_NAME
 
     def _init_callback(self) -> None:
-        if not hasattr(self.model, "session"):
+        if not hasattr(getattr(self.model, "session", None), "update_start"):
             cls = type(self.model)
             raise TypeError(
                 f"FlightRecorder records updates of sb3_trpo_ext.TRPO; this model is {cls.__module__}.{cls.__name__}. "

@@ -147,7 +147,7 @@ class WandbMonitor(BaseCallback):
     def _on_training_start(self) -> None:
         self._active = not in_trial(callbacks_in(self.locals.get("callback")))
         if self._active:
-            self._observe_failures()
+            self._guard("the start", self._observe_failures)
             self._guard("the start", self._start)
 
     def _observe_failures(self) -> None:

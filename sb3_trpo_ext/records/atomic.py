@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,7 @@ def atomic(path: Path, suffix: str = "") -> Iterator[Path]:
     """
     Give a file to write to, which is flushed to the disk and takes the place of another when the block ends without an error.
 
-    It gets the permissions of the file that it replaces, else the usual ones. A symbolic link is replaced, not followed: who
-    means its target resolves it first.
+    It gets the permissions of the file that it replaces, else the usual ones. A symbolic link is replaced, not followed.
 
     :param path: of the file that is replaced, or not there yet; its folder is
     :param suffix: of the temporary name, for writers that go by it
@@ -27,7 +27,7 @@ def atomic(path: Path, suffix: str = "") -> Iterator[Path]:
     :raises OSError: if that is impossible; an earlier file is still there, and nothing else
     """
     # A name that nobody can foresee: nobody puts a link there, and two writers of one file don't meet.
-    part = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}{suffix}")
+    part = path.with_name(f"{_beginning(path)}{secrets.token_hex(8)}{suffix}")
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield part
@@ -51,14 +51,19 @@ def write_atomic(path: Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(path: Path) -> None:
     """
-    Remove what kills have left.
+    Remove what kills have left of a file.
 
-    :param folder: where nobody else writes
+    :param path: of a file that nobody else is writing now
     """
-    for part in folder.glob(f"{UNFINISHED}*"):
+    for part in path.parent.glob(f"{_beginning(path)}*"):
         part.unlink(missing_ok=True)
+
+
+def _beginning(path: Path) -> str:
+    """A number for the file's name, which may be as long as a name can be."""
+    return f"{UNFINISHED}{zlib.crc32(os.fsencode(path.name)):08x}_"
 
 
 def flush(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 PACKAGES = ("sb3-trpo-ext", "torch", "numpy", "stable-baselines3", "sb3-contrib", "gymnasium")
@@ -18,13 +19,17 @@ def build(cpu_capability: str, threads: int) -> dict[str, Any]:
     :param threads: that torch uses (``torch.get_num_threads()``)
     :return: versions, processor, number of threads
     """
+    return {**_fixed(), "cpu_capability": cpu_capability, "threads": threads}
+
+
+@lru_cache(maxsize=1)
+def _fixed() -> dict[str, Any]:
+    """Looked up once, because every checkpoint contains it."""
     return {
         "python": platform.python_version(),
         **versions(PACKAGES),
         "machine": platform.machine(),
         "processor": _processor(),
-        "cpu_capability": cpu_capability,
-        "threads": threads,
     }
 
 

@@ -79,10 +79,11 @@ class RunFolder:
     def _begin(self, n_updates: int, csv_name: str) -> None:
         """Bring all files to the same rows: those before this update."""
         self._csv_name = None
-        # If the last attempt has failed: where that was going to begin. What lies behind it is another run's.
+        # If the last attempt has failed: where that was going to begin. Later rows belong to another run.
         self._goes_on_at = n_updates if self._goes_on_at is None else min(n_updates, self._goes_on_at)
         self.path.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(self.path)
+        for name in headers(0):
+            remove_unfinished(self._path(name, csv_name))
         kept = self._keep(self._goes_on_at, csv_name)
         self._write_again(kept, csv_name)
         self._csv_name, self._aside, self._goes_on_at = csv_name, None, None

@@ -1,18 +1,18 @@
-"""What belongs to one model object in this process: it is never saved, and a copy of the model has another."""
+"""What belongs to one model object: ``save`` leaves it out, ``pickle`` keeps ``SURVIVING``, and each copy has its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sb3_trpo_ext.sb3.checkpoints.state import Resumption
+from sb3_trpo_ext.sb3.checkpoints.resumption import Resumption
 from sb3_trpo_ext.sb3.integrity.env_guard import EnvGuard
 from sb3_trpo_ext.sb3.integrity.guard import FailureObserver, Mark
 from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
 from sb3_trpo_ext.sb3.problem.evaluation import Choice
-from sb3_trpo_ext.sb3.ranks.group import Ranks
-from sb3_trpo_ext.sb3.ranks.training import Common
+from sb3_trpo_ext.sb3.ranks.training import RankTraining, on_this_rank
 from sb3_trpo_ext.sb3.update.diagnosis import Diagnosis
 from sb3_trpo_ext.sb3.update.report import UpdateInputs
 from sb3_trpo_ext.sb3.update.run_log import RunLog
@@ -25,8 +25,8 @@ class Session:
     Owns what lives while a model learns. Only ``trpo.py`` and callbacks read it: all others are given the parts they need.
 
     :param failure_observers: called with what ends a training before its time, once; callbacks add themselves when it begins
-    :param between_updates: called before each rollout, when the last update is complete; False ends training. Likewise
-    :param stop_signal: of what asked for an end: the update is finished, and then training is
+    :param between_updates: called before each rollout, when the last update is complete; False ends training
+    :param stop_signal: number of the signal that asked training to stop after the current update; None: none did
     :param computing: on while something is under way that is finished before training stops, however long it takes
     :param recorder: of the behaviour policy's distributions
     :param choice: how Fisher products are computed, once that is known
@@ -34,10 +34,8 @@ class Session:
     :param run_log: writes the run folder
     :param diagnosis: diagnostics that somebody has subscribed to
     :param ranks: the other processes of this training
-    :param common: what they have in common
-    :param episodes: that have ended in this rollout, with their step
-    :param update_start: what the newest update began with, also one that raised; forgotten after it unless somebody asks
-    :param keep_update_start: whether somebody does
+    :param update_start: what the newest update began with, also one that raised; forgotten after it
+    :param keep_update_start: whether ``update_start`` is kept until the next update instead
     :param update_inputs: references to what went into the newest update
     :param resumption: the checkpoint that training goes on from, until the first rollout begins
     :param loaded_statistics: of VecNormalize, from the zip that the model was loaded from, until it learns
@@ -55,9 +53,7 @@ class Session:
     env_guard: EnvGuard = field(default_factory=EnvGuard)
     run_log: RunLog = field(default_factory=RunLog)
     diagnosis: Diagnosis = field(default_factory=Diagnosis)
-    ranks: Ranks = field(default_factory=Ranks)
-    common: Common | None = None
-    episodes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    ranks: RankTraining = field(default_factory=RankTraining)
     update_start: UpdateStart | None = None
     keep_update_start: bool = False
     update_inputs: UpdateInputs | None = None
@@ -66,6 +62,36 @@ class Session:
     first_update: int = 0
     earlier_iterations: int = 0
     log_interval: int = 1
+
+    def ask_to_stop(self, number: int) -> None:
+        """
+        End the training once its update is finished.
+
+        :param number: of the signal that asked for it
+        """
+        self.stop_signal = number
+
+    @contextmanager
+    def on_ranks(self) -> Iterator[None]:
+        """
+        Train as one of the ranks.
+
+        :yields: nothing
+        :raises RanksError: if the others don't come
+        """
+        try:
+            with on_this_rank(self.ask_to_stop) as self.ranks:
+                yield
+        finally:
+            self.ranks = RankTraining()
+
+    def of_a_copy(self) -> Session:
+        """
+        Make the session of a copy of the model.
+
+        :return: with what a copy goes on with; all else begins anew
+        """
+        return Session(**{name: getattr(self, name) for name in SURVIVING})
 
     def __getstate__(self) -> dict[str, Any]:
         """For ``pickle``: the rest belongs to this process."""

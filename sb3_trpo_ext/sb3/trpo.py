@@ -24,8 +24,8 @@ import io
 import signal
 import sys
 import warnings
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,27 +35,29 @@ import sb3_contrib
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.core.critic import CriticResult
-from sb3_trpo_ext.core.damping import DampingState
 from sb3_trpo_ext.core.report import UpdateReport
 from sb3_trpo_ext.core.status import UpdateStatus
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from sb3_trpo_ext.monitoring.observers import with_observers
 from sb3_trpo_ext.records.keys import NOT_IN_TENSORBOARD, logged_values
 from sb3_trpo_ext.records.thinning import is_recorded
+from sb3_trpo_ext.sb3 import hyperparameters
 from sb3_trpo_ext.sb3.arguments.constructor import refuses_mistakes
 from sb3_trpo_ext.sb3.arguments.validation import notice_unit, refuse_contradictions, refuse_impossible, warn_about_risks
-from sb3_trpo_ext.sb3.checkpoints.callback import resume
 from sb3_trpo_ext.sb3.checkpoints.model_files import add_statistics, statistics_in, statistics_to_save, write_model
+from sb3_trpo_ext.sb3.checkpoints.resumption import resume
 from sb3_trpo_ext.sb3.collect.rollout import collect_rollout, settle_collected, why_sb3_loop
-from sb3_trpo_ext.sb3.errors import StaleBatchError, WorkerError
-from sb3_trpo_ext.sb3.integrity.env_guard import dropped_environments, guarded, refuse_impossible_truncation
+from sb3_trpo_ext.sb3.errors import NonFiniteError, StaleBatchError, WorkerError
+from sb3_trpo_ext.sb3.hyperparameters import Hyperparameters
+from sb3_trpo_ext.sb3.integrity.env_guard import dropped_environments, refuse_impossible_truncation
 from sb3_trpo_ext.sb3.integrity.finiteness import refuse_non_finite_noise, refuse_non_finite_parameters
-from sb3_trpo_ext.sb3.integrity.guard import all_or_nothing, tell
+from sb3_trpo_ext.sb3.integrity.guard import Held, all_or_nothing, tell
 from sb3_trpo_ext.sb3.integrity.preconditions import (
     in_plain_torch,
     plain_torch,
@@ -66,25 +68,23 @@ from sb3_trpo_ext.sb3.problem.action_distributions import action_distribution
 from sb3_trpo_ext.sb3.problem.actor import refuse_scripted_modules
 from sb3_trpo_ext.sb3.problem.batch import RolloutBatch, read_batch, refuse_non_finite_rollout
 from sb3_trpo_ext.sb3.problem.critic import Critic
-from sb3_trpo_ext.sb3.problem.evaluation import Draws, Evaluated, computing_device, evaluate_batch, explained_variance
-from sb3_trpo_ext.sb3.ranks.comparison import verify_update
+from sb3_trpo_ext.sb3.problem.evaluation import Draws, Evaluated, evaluate_batch
+from sb3_trpo_ext.sb3.problem.statistics import computing_device, explained_variance
 from sb3_trpo_ext.sb3.ranks.launch import place, use_own_gpu
-from sb3_trpo_ext.sb3.ranks.training import (
-    agree_on_step,
-    callbacks_of,
-    collect,
-    of_episode,
-    on_this_rank,
-    seed_of_rank,
-)
+from sb3_trpo_ext.sb3.ranks.minibatches import share_of_minibatches
+from sb3_trpo_ext.sb3.ranks.training import Episodes, callbacks_of, seed_of_rank
 from sb3_trpo_ext.sb3.session import Session
-from sb3_trpo_ext.sb3.settings import critic_settings, damping_state, policy_settings, scores, sub_sample
+from sb3_trpo_ext.sb3.update.diagnosis import Seen
 from sb3_trpo_ext.sb3.update.messages import stale_batch_message
-from sb3_trpo_ext.sb3.update.report import UpdateInputs, report_of
+from sb3_trpo_ext.sb3.update.report import Counts, UpdateInputs, report_of
 from sb3_trpo_ext.sb3.update.start import RandomStates, UpdateStart
 
-COUNTS = ("_n_updates", "_updates_skipped", "_adapted_damping", "_adapted_damping_unit", "last_update")
+DAMPING = ("_adapted_damping", "_adapted_damping_unit")
+COUNTS = ("_n_updates", "_updates_skipped", *DAMPING, "last_update")
 """What an update leaves in the model beside its policy."""
+
+COMPARED = ("num_timesteps", "_total_timesteps", "_n_updates", "_updates_skipped", *DAMPING)
+"""Counts that must be the same on all ranks when a training begins."""
 
 ACTOR_ALONE = "actor alone"
 """How a rollout was collected, as the report says it, where it was not by SB3's loop."""
@@ -260,13 +260,17 @@ class TRPO(sb3_contrib.TRPO):
             state["_custom_logger"] = False
         return state
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A shallow copy is handed the session of the other object; a pickle of an earlier version has none.
+        vars(self).update({**state, "session": state.get("session", Session()).of_a_copy()})
+
     def _setup_model(self) -> None:
         if place()[0] > 0:
             self.verbose, self.tensorboard_log = 0, None
             self.session.run_log.keep_off()
         refuse_impossible(vars(self))
         refuse_contradictions(vars(self))
-        refuse_overridden_product(self)
+        refuse_overridden_product(type(self), vars(self))
         if self.normalize_advantage:
             assert self.n_steps * self.n_envs > 1, (
                 f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={self.n_envs}"
@@ -277,7 +281,7 @@ class TRPO(sb3_contrib.TRPO):
         if self.kl_reduction is None and dims > 1:
             notice_unit(self.target_kl, dims)
         if self.warn_on_risky:
-            warn_about_risks(vars(self), self._kl_scale())
+            warn_about_risks(vars(self), self.hyperparameters().kl_scale)
         if computing_device(self.device) != self.device:
             warnings.warn(
                 f"TRPO: device {self.device} has no float64: the policy step runs on the CPU", UserWarning, stacklevel=3
@@ -305,14 +309,27 @@ class TRPO(sb3_contrib.TRPO):
         progress = 1.0 - max(self._current_progress_remaining, 0.0)
         return float(self.target_kl + progress * (self.final_target_kl - self.target_kl))
 
-    def _kl_scale(self) -> float:
-        """Bounded KL = this * joint KL."""
-        return 1.0 if self.kl_unit == "joint" else 1.0 / action_distribution(self.policy).independent_dims
+    def _attributes(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in hyperparameters.ATTRIBUTES}
+
+    def hyperparameters(self) -> Hyperparameters:
+        """
+        Read what the next update is asked to do.
+
+        :return: the arguments as they are now, in the terms of ``core``
+        :raises ValueError: if one was set to something impossible
+        """
+        return Hyperparameters.of(self._attributes(), action_distribution(self.policy).independent_dims)
 
     @property
     def run_folder(self) -> Path | None:
         """Where this run's files are; None before the first update, and if it has none."""
         return self.session.run_log.path
+
+    @property
+    def last_update_inputs(self) -> UpdateInputs | None:
+        """References to what went into the newest update; they are not saved."""
+        return self.session.update_inputs
 
     def subscribe(self, *names: str) -> None:
         r"""
@@ -338,12 +355,30 @@ class TRPO(sb3_contrib.TRPO):
         :raises NonFiniteError: at a parameter or an observation that is not finite
         """
         self._enter(env)
-        self.session.loaded_statistics = None
+        session, ranks = self.session, self.session.ranks
+        session.loaded_statistics = None
+        ranks.meet(self.policy, env, self._compared(), {name: getattr(self, name) for name in COMPARED})
+        session.stop_signal = ranks.any_signal(session.stop_signal)
+        if session.stop_signal is not None:
+            # Rank 0 takes a checkpoint.
+            for goes_on in session.between_updates:
+                goes_on()
+            return False
+        ranks.begin_rollout(self._episodes)
+        with ranks.together("a rollout"):
+            filled = self._collect(env, callback, rollout_buffer, n_rollout_steps)
+        filled, self.num_timesteps = ranks.exchange(filled, self.num_timesteps, env, self._compared(), self._episodes)
+        return filled
 
-        def own() -> bool:
-            return self._collect(env, callback, rollout_buffer, n_rollout_steps)
+    def _compared(self) -> dict[str, str]:
+        return hyperparameters.comparable(self._attributes())
 
-        return own() if self.session.ranks.size == 1 else collect(self, env, own)
+    @property
+    def _episodes(self) -> Episodes:
+        # SB3 makes them when ``learn`` begins; who collects by hand before has none.
+        assert self.ep_info_buffer is not None, "call learn() first: nothing was set up to collect with"
+        assert self.ep_success_buffer is not None
+        return self.ep_info_buffer, self.ep_success_buffer
 
     def _enter(self, env: VecEnv) -> None:
         """Restore the checkpoint's episodes and random streams, if this model was resumed from one."""
@@ -352,37 +387,48 @@ class TRPO(sb3_contrib.TRPO):
             self.session.resumption = None
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
-        if not all([goes_on() for goes_on in self.session.between_updates]):
+        session, recorder = self.session, self.session.recorder
+        if not all([goes_on() for goes_on in session.between_updates]):
             return False
         refuse_non_finite_parameters(self.policy)
         refuse_non_finite_noise(self.policy)
-        own = type(self).collect_rollouts is TRPO.collect_rollouts
-        reason = why_sb3_loop(self, callback, rollout_buffer, n_rollout_steps) if own else "a subclass collects in its own way"
-        self.session.recorder.begin(ACTOR_ALONE if reason is None else f"SB3's loop: {reason}")
-        with guarded(self, env, callback):
+        reason: str | None = "a subclass collects in its own way"
+        if type(self).collect_rollouts is TRPO.collect_rollouts:
+            reason = why_sb3_loop(self.policy, recorder, callback, rollout_buffer, n_rollout_steps)
+        recorder.begin(ACTOR_ALONE if reason is None else f"SB3's loop: {reason}")
+        at_once = session.ranks.steps_at_once(env)
+        with self._guarded(env, callback):
             if reason is None:
-                return collect_rollout(self, env, callback, rollout_buffer, self.session.recorder)
+                return collect_rollout(self, env, callback, rollout_buffer, recorder, at_once, session.computing)
             before = self.num_timesteps
-            with self.session.recorder.recording(self.policy, rollout_buffer):
+            with recorder.recording(self.policy, rollout_buffer):
                 filled = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
             # SB3's loop counts this rank's steps only.
-            self.num_timesteps = before + (self.num_timesteps - before) // env.num_envs * self._steps_at_once(env)
-            if filled and self.session.recorder.dropped:
-                settle_collected(self, rollout_buffer)
+            self.num_timesteps = before + (self.num_timesteps - before) // env.num_envs * at_once
+            if filled and recorder.dropped:
+                settle_collected(self, rollout_buffer, recorder.dropped)
             return filled
 
-    def _steps_at_once(self, env: VecEnv) -> int:
-        """Environment steps that one step of every environment is, of all ranks."""
-        return env.num_envs if self.session.common is None else self.session.common.steps_at_once
+    @contextmanager
+    def _guarded(self, env: VecEnv, callback: BaseCallback | None = None) -> Iterator[None]:
+        """Watch what is stepped or reset."""
+        try:
+            with self.session.env_guard.watching(
+                env, self.on_nonfinite, lambda: getattr(self.rollout_buffer, "pos", None), callback
+            ):
+                yield
+        except NonFiniteError:
+            # Environments and these observations are no longer of one step: the next ``learn`` begins with a reset.
+            self._last_obs = None
+            raise
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        """Every loop calls this once a step, before the step is stored: note the samples that are none."""
+        """Every loop calls this once a step, before the step is stored: note dropped samples, and the episodes that ended."""
+        position = getattr(self.rollout_buffer, "pos", 0)
         if self.on_nonfinite == "truncate":
             dropped = dropped_environments(infos, dones)
-            self.session.recorder.dropped.extend((self.rollout_buffer.pos, index) for index in dropped)
-        if self.session.ranks.size > 1 and dones is not None:
-            ended = [info for info, done in zip(infos, dones, strict=True) if done]
-            self.session.episodes.extend((self.rollout_buffer.pos, of_episode(info)) for info in ended)
+            self.session.recorder.dropped.extend((position, index) for index in dropped)
+        self.session.ranks.note(position, infos, dones)
         super()._update_info_buffer(infos, dones)
 
     def train(self) -> None:
@@ -393,37 +439,59 @@ class TRPO(sb3_contrib.TRPO):
         :raises NonFiniteError: something in the rollout, the policy or its optimiser is not finite
         :raises ValueError: the rollout is not complete, or a setting that was changed since is impossible
         """
-        ranks, streams = self.session.ranks, RandomStates.now()
+        session, ranks, streams = self.session, self.session.ranks, RandomStates.now()
         # Now: an update that raises has a folder, too.
-        self.session.run_log.find(self._n_updates + 1, self.log_folder, self.env, self.logger)
-        with plain_torch(), self.session.computing, all_or_nothing(self.policy, self, COUNTS) as held:
+        session.run_log.find(self._n_updates + 1, self.log_folder, self.env, self.logger)
+        with (
+            plain_torch(),
+            session.computing,
+            all_or_nothing(self.policy, (self, COUNTS), (session, ("update_inputs",))) as held,
+        ):
             self._update_learning_rate(self.policy.optimizer)
-            refuse_impossible_update(self)
+            asked = self.hyperparameters()
+            refuse_impossible_update(self.rollout_buffer, self.policy, self._n_updates + 1, self._current_progress_remaining)
             self.policy.set_training_mode(False)
             with ranks.together("the check of a rollout"):
-                batch = read_batch(self.rollout_buffer, self.session.recorder)
-                self.session.update_start = UpdateStart.of(self, held, streams, batch)
-                refuse_non_finite_parameters(self.policy)
-                refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
-            draws = Draws(sub_sample(self, len(batch)), scores(self))
+                batch = self._read_batch(asked, held, streams)
+            draws = Draws(asked.sub_sample(len(batch)), asked.scores())
             evaluated = evaluate_batch(
-                self.policy, batch, self._kl_scale(), self.fisher_chunk_size, self.session.choice, draws, ranks.reducer
+                self.policy, batch, asked.kl_scale, self.fisher_chunk_size, session.choice, draws, ranks.reducer
             )
             self._remember_choice(evaluated)
-            damping = damping_state(self)
-            result = update_policy(evaluated.problem, policy_settings(self, evaluated), damping)
+            n_parameters = sum(parameter.numel() for parameter in evaluated.problem.parameters)
+            result = update_policy(evaluated.problem, asked.policy_settings(n_parameters), asked.damping)
             evaluated.problem.linearised.release()
-            step = agree_on_step(self, result, evaluated.problem.parameters) if ranks.size > 1 else 0
+            step = ranks.agree(result, evaluated.problem.parameters)
             self._treat_stale_batch(result, batch, evaluated)
-            critic = Critic(self.policy, batch, self.rollout_buffer, self.batch_size, evaluated, ranks)
-            critic_result = critic.fit(critic_settings(self))
+            share = share_of_minibatches(batch, self.batch_size, self.rollout_buffer, ranks)
+            critic = Critic(self.policy, batch, self.rollout_buffer, self.batch_size, evaluated, ranks.reducer, share)
+            critic_result = critic.fit(asked.critic_settings)
             explained_after = explained_variance(critic.values(), batch.returns, ranks.reducer)
             self.policy.set_training_mode(False)
-            if ranks.size > 1:
-                verify_update(self, step)
-            self._conclude(UpdateInputs(batch, evaluated, result), critic_result, damping, explained_after)
-        if not self.session.keep_update_start:
-            self.session.update_start = None
+            ranks.verify(step, self.policy, self.env, (self.num_timesteps, self._total_timesteps))
+            self._conclude(UpdateInputs(batch, evaluated, result), asked, critic_result, explained_after)
+        if not session.keep_update_start:
+            session.update_start = None
+
+    def _read_batch(self, asked: Hyperparameters, held: Held, streams: RandomStates) -> RolloutBatch:
+        """The rollout, checked; what the update begins with is noted before, so that it is known if it is refused."""
+        batch = read_batch(self.rollout_buffer, self.session.recorder)
+        self.session.update_start = UpdateStart(
+            n_updates=self._n_updates + 1,
+            num_timesteps=self.num_timesteps,
+            held=held,
+            streams=streams,
+            batch=batch,
+            learning_rate=float(self.lr_schedule(self._current_progress_remaining)),
+            max_kl=asked.max_kl,
+            adapted_damping=self._adapted_damping,
+            adapted_damping_unit=self._adapted_damping_unit,
+            updates_skipped=self._updates_skipped,
+            n_ranks=self.session.ranks.size,
+        )
+        refuse_non_finite_parameters(self.policy)
+        refuse_non_finite_rollout(batch, self.rollout_buffer, self._last_obs)
+        return batch
 
     def _remember_choice(self, evaluated: Evaluated) -> None:
         """The ladder is climbed once for all updates, unless circumstances change."""
@@ -442,17 +510,26 @@ class TRPO(sb3_contrib.TRPO):
         warnings.warn(f"TRPO: policy step skipped: {message}", UserWarning, stacklevel=3)
 
     def _conclude(
-        self, inputs: UpdateInputs, critic: CriticResult, damping: DampingState, explained_after: float | None
+        self, inputs: UpdateInputs, asked: Hyperparameters, critic: CriticResult, explained_after: float | None
     ) -> None:
         """Report, log, and at last count: nothing here can change the policy."""
-        report = report_of(self, inputs, critic, damping, explained_after)
+        session = self.session
+        start = session.update_start
+        before_first = start.held.snapshot if start is not None and self._n_updates == 0 else None
+        seen = Seen(inputs, self.policy, self.rollout_buffer, self._last_episode_starts, self.num_timesteps, before_first)
+        dropped = None
+        if self.on_nonfinite == "truncate":
+            dropped = int(session.ranks.reduce(torch.tensor(inputs.batch.n_dropped)))
+        counts = Counts(self.num_timesteps, self._updates_skipped, dropped, session.recorder.collection)
+        found = session.diagnosis.compute(seen)
+        report = report_of(inputs, asked, counts, self.policy, critic, explained_after, found)
         for key, value in logged_values(report):
             self.logger.record(key, value, exclude="tensorboard" if key in NOT_IN_TENSORBOARD else None)
-        self.session.run_log.write(report, self.log_folder, self.env, self.logger)
+        session.run_log.write(report, self.log_folder, self.env, self.logger)
         self._n_updates, self._updates_skipped = report.n_updates, report.updates_skipped
         if self.adaptive_damping:
             self._adapted_damping, self._adapted_damping_unit = inputs.result.damping.value, self.kl_unit
-        self.last_update, self.session.update_inputs = report, inputs
+        self.last_update, session.update_inputs = report, inputs
 
     @classmethod
     def resume(
@@ -476,7 +553,9 @@ class TRPO(sb3_contrib.TRPO):
         :return: the model
         :raises ValueError: if there is no whole checkpoint
         """
-        return resume(cls, folder, env, device, **changes)
+        model, resumption = resume(cls.load, folder, env, device, **changes)
+        model.session.resumption = resumption
+        return model
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -550,7 +629,7 @@ class TRPO(sb3_contrib.TRPO):
         arguments: dict[str, Any] = {"callback": callback, "tb_log_name": tb_log_name, "progress_bar": progress_bar}
         if self.on_nonfinite == "truncate" and self.env is not None:
             refuse_impossible_truncation(self.env, self.rollout_buffer)
-        with guarded(self, self.env) if self.env is not None else nullcontext():
+        with self._guarded(self.env) if self.env is not None else nullcontext():
             if self.env is not None and self.session.resumption is not None and self.session.resumption.is_over:
                 self._enter(self.env)
             if self.session.resumption is not None:
@@ -598,28 +677,32 @@ class TRPO(sb3_contrib.TRPO):
         :raises KeyboardInterrupt: the same after Ctrl-C
         :raises WorkerError: if a worker process of the environment, or of one that is evaluated in, has died
         """
-        self.session.failure_observers, self.session.between_updates, self.session.stop_signal = [], [], None
-        self.session.earlier_iterations, self.session.log_interval, interval = 0, log_interval or 1, log_interval
-        if self.session.resumption is not None and not self.session.resumption.is_over and log_interval is not None:
-            self.session.earlier_iterations, interval = self._n_updates - self.session.resumption.first_update, 1
+        session = self.session
+        session.failure_observers, session.between_updates, session.stop_signal = [], [], None
+        session.earlier_iterations, session.log_interval, interval = 0, log_interval or 1, log_interval
+        resumption = session.resumption
+        if resumption is not None and not resumption.is_over and log_interval is not None:
+            session.earlier_iterations, interval = self._n_updates - resumption.first_update, 1
         try:
-            with on_this_rank(self):
-                observers = with_observers(callbacks_of(self.session.ranks.rank, callback))
-                bar = progress_bar and self.session.ranks.rank == 0
+            with session.on_ranks():
+                if session.ranks.rank > 0:
+                    self.set_logger(Logger(None, []))
+                observers = with_observers(callbacks_of(session.ranks.rank, callback))
+                bar = progress_bar and session.ranks.rank == 0
                 super().learn(total_timesteps, observers, interval, tb_log_name, reset_num_timesteps, bar)
-                if self.session.resumption is not None:
-                    self.session.resumption.is_over = True  # it had nothing left to do
+                if session.resumption is not None:
+                    session.resumption.is_over = True  # it had nothing left to do
         except BaseException as error:
-            tell(self.session.failure_observers, error)
-            if not isinstance(error, WorkerError) or self.session.stop_signal is None:
+            tell(session.failure_observers, error)
+            if not isinstance(error, WorkerError) or session.stop_signal is None:
                 raise
             # Workers that have received the signal, too: the training ends as it was asked to.
         if log_interval is not None and self.logger.name_to_value and self._is_row_recorded():
-            self.session.run_log.dump(self.logger, partial(self.logger.dump, step=self.num_timesteps))
-        if self.session.stop_signal == signal.SIGINT:
+            session.run_log.dump(self.logger, partial(self.logger.dump, step=self.num_timesteps))
+        if session.stop_signal == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.session.stop_signal is not None:
-            sys.exit(128 + self.session.stop_signal)  # by this function: W&B listens to it
+        if session.stop_signal is not None:
+            sys.exit(128 + session.stop_signal)  # by this function: W&B listens to it
         return self
 
     def _excluded_save_params(self) -> list[str]:

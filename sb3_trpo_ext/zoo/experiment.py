@@ -181,7 +181,7 @@ class Experiment(ExperimentManager):
         except SystemExit:
             self._save_interrupted(model)
             raise
-        number = getattr(model, "stop_signal", None)
+        number = model.session.stop_signal if isinstance(model, TRPO) else None
         if number is not None:
             self._save_interrupted(model)
             sys.exit(128 + number)  # by this function: W&B listens to it
@@ -215,4 +215,5 @@ class Experiment(ExperimentManager):
             content = statistics_in(Path(self.save_path, f"{self.env_name}.zip"))
             if content is not None:
                 # The same bytes, so that anybody can see that the two files are of one moment.
+                Path(self.params_path).mkdir(parents=True, exist_ok=True)
                 write_atomic(Path(self.params_path, STATISTICS_NAME), content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sb3_trpo_ext.sb3.ranks.group import join
+from sb3_trpo_ext.sb3.ranks.group import Ranks
 from sb3_trpo_ext.sb3.ranks.launch import place
 from sb3_trpo_ext.zoo.plan import Plan, make_plan
 
@@ -32,7 +32,7 @@ def common_plan(arguments: list[str]) -> tuple[Plan, list[str]]:
     if rank > 0:
         os.environ["WANDB_MODE"] = "disabled"
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
-    ranks = join()
+    ranks = Ranks.join()
     try:
         # Each host counts failures of its own.
         restarts = max(ranks.gather(int(os.environ.get(RESTARTS_VARIABLE, "0"))))

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import configure
 from torch import Tensor
 
 import sb3_trpo_ext
-import sb3_trpo_ext.sb3.settings as our_settings
+import sb3_trpo_ext.sb3.hyperparameters as our_settings
 import sb3_trpo_ext.sb3.trpo as our_trpo
 from benchmarks.cells import BATCH_SIZE, DAMPING, Batch, Cell, layers, make_env, season
 from benchmarks.watch import DifferentWork, Timing, Unavailable, Watch

@@ -89,6 +89,16 @@ def mean_interval(scores: Array) -> Interval:
     return _one(*bootstrap([scores], lambda sample: np.array([sample.mean()])))
 
 
+def median_interval(scores: Array) -> Interval:
+    """
+    Median with its interval: for ratios that are paired.
+
+    :param scores: shape (n_pairs, 1)
+    :return: estimate, lower and upper end
+    """
+    return _one(*bootstrap([scores], lambda sample: np.array([np.median(sample)])))
+
+
 def improvement_interval(scores: Array, reference: Array) -> Interval:
     """
     Probability that a random run is better than a random run of the reference, averaged over tasks.

@@ -188,12 +188,12 @@ def use_ours(plain_cg: bool) -> None:
 
     :param plain_cg: whether its CG is to keep no residual: the recurrence of the textbook
     """
-    from sb3_trpo_ext.sb3 import settings
+    from sb3_trpo_ext.sb3 import hyperparameters
     from sb3_trpo_ext.zoo.cli import use_fast_wrappers
 
     use_fast_wrappers()
     if plain_cg:
-        settings.RESIDUALS_MEMORY = 0
+        hyperparameters.RESIDUALS_MEMORY = 0
 
 
 def train(run: Run, folder: Path, progress: Progress) -> tuple[Row, list[Row]]:

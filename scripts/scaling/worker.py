@@ -48,14 +48,14 @@ class Timed(TRPO):
         """
         if self.priority is not None and self._n_updates == WARM_UP:
             os.setpriority(os.PRIO_PROCESS, 0, self.priority)
-        self.begun, before = time.perf_counter(), self._ranks.traffic
+        self.begun, before = time.perf_counter(), self.session.ranks.traffic
         self.sent = Traffic(before.collectives, before.bytes, before.seconds)
         return super().collect_rollouts(*arguments, **named)
 
     def train(self) -> None:
         """End it."""
         super().train()
-        after = self._ranks.traffic
+        after = self.session.ranks.traffic
         self.rows.append(
             {
                 "seconds": time.perf_counter() - self.begun,

@@ -1,7 +1,8 @@
 """
 Write what a version leaves behind, for versions to come: ``python -m tests.contract.write FOLDER``.
 
-``tests/contract/1`` was written by the code before the rooms of ``sb3/`` were rebuilt. It stays as it is: files of users do.
+``tests/contract/1`` was written by the code before the rooms of ``sb3/`` were rebuilt, ``2`` (a run folder without its dump)
+since a checkpoint's state is plain data. They stay as they are: files of users do.
 """
 
 from __future__ import annotations

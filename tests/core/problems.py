@@ -253,7 +253,7 @@ def make_case(
     noise = likelihood_divergence(distribution.log_prob(own_precision, actions), log_prob).unsqueeze(-1)
     live = tuple(parameter.detach() for parameter in module.parameters())
     linearised = FisherOperator(Curvature(actor, theta, distribution, scale, mean), RungChoice(Rung.DOUBLE_VJP, retained=True))
-    problem = PolicyProblem(surrogate, live, linearised, mean, noise.clone(), noise, None, 0.5)
+    problem = PolicyProblem(surrogate, live, linearised, None, noise.clone(), noise, None, 0.5)
     return Case(problem, module, observations, weights)
 
 

@@ -175,7 +175,7 @@ class Threads:
             self.barrier.wait()
             return both.sum(dim=0) if op == "sum" else both.amax(dim=0)
 
-        return reduce
+        return Reducer(reduce)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, MAX_KL])

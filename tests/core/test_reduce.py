@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sb3_trpo_ext.core.fisher import Curvature, FisherOperator, Rung, RungChoice
 from sb3_trpo_ext.core.objective import Surrogate
-from sb3_trpo_ext.core.reduce import Rows, WeightedMean, chunked, everywhere, single_process
+from sb3_trpo_ext.core.reduce import Reducer, Rows, WeightedMean, chunked, everywhere, single_process
 from tests.core.problems import FAMILIES, make_case, with_surrogate
 
 N = 23
@@ -95,9 +95,9 @@ class OtherProcesses:
 def over_two_processes(halves: tuple[Rows, ...], weights: Tensor, compute: Callable[[WeightedMean], Any]) -> Any:
     """What the second process sees, if no partial result depends on an earlier reduction."""
     collective = OtherProcesses()
-    compute(WeightedMean(weights, halves[:1], collective))
+    compute(WeightedMean(weights, halves[:1], Reducer(collective)))
     collective.replaying = True
-    result = compute(WeightedMean(weights, halves[1:], collective))
+    result = compute(WeightedMean(weights, halves[1:], Reducer(collective)))
     assert not collective.recorded, "both processes must reduce equally often"
     return result
 

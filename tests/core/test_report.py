@@ -13,23 +13,36 @@ from hypothesis import strategies as st
 
 from sb3_trpo_ext.core.critic import CriticResult
 from sb3_trpo_ext.core.damping import DampingState
+from sb3_trpo_ext.core.diagnostics import Diagnosed
 from sb3_trpo_ext.core.fisher import FisherOperator
 from sb3_trpo_ext.core.objective import OnPolicyCheck
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.core.report_fields import (
-    advantage_fields,
-    cg_fields,
-    check_fields,
-    critic_fields,
-    finite,
-    search_fields,
-)
 from sb3_trpo_ext.core.status import CriticStatus, OnPolicyStatus, UpdateStatus
+from sb3_trpo_ext.core.summary import Context, finite, summarise
 from sb3_trpo_ext.core.update import PolicyResult, update_policy
 from tests.core.problems import FAMILIES, SETTINGS, make_case
 from tests.monitoring.reports import make_report
 
 DAMPING = DampingState(0.1, 0.1, 100.0)
+CONTEXT = Context(
+    n_updates=1,
+    num_timesteps=2,
+    updates_skipped=3,
+    n_samples=4,
+    target_kl=0.5,
+    kl_reduction="joint",
+    behaviour_worst_cell="env 3",
+    entropy=0.6,
+    std=0.7,
+    cg_precision="mixed",
+    fisher_rung="a rung",
+    explained_variance=0.8,
+    explained_variance_after=0.9,
+    critic_epochs_enforced=10,
+    collection="collected",
+    notes=("noted",),
+    samples_dropped=11,
+)
 CRITIC = CriticResult(CriticStatus.IMPROVED, 10, 2.0, 1.0, 1.5)
 
 finite_numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -150,20 +163,12 @@ def no_constant(name: str) -> None:
 
 def report_of(result: PolicyResult, critic: CriticResult = CRITIC) -> UpdateReport:
     """A report from an update's parts, every other field being nothing."""
-    empty: dict[str, Any] = {"int": 0, "float": 0.0, "str": ""}
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(UpdateReport)}
-    fields = {name: () if kind.startswith("tuple") else empty.get(kind) for name, kind in kinds.items()}
-    solve = result.solve.result if result.solve else None
-    for part in (
-        check_fields(result.check, "env 3"),
-        advantage_fields(result.advantages),
-        cg_fields(solve),
-        search_fields(result.search),
-        critic_fields(critic),
-    ):
-        assert part.keys() <= fields.keys()
-        fields.update(part)
-    return UpdateReport(**{**fields, "status": result.status.value, "advice": result.status.advice, "notes": ()})
+    return summarise(result, critic, DAMPING, CONTEXT, Diagnosed())
+
+
+def test_what_no_step_knows_arrives_in_the_field_of_its_name() -> None:
+    report = report_of(update_policy(make_case(FAMILIES["gaussian"]).problem, SETTINGS, DAMPING))
+    assert {field.name: getattr(report, field.name) for field in dataclasses.fields(Context)} == vars(CONTEXT)
 
 
 def strict_round_trip(report: UpdateReport) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def thinned_problem() -> tuple[Case, PolicyProblem]:
     observations = 0.05 * torch.randn(64, 3, dtype=torch.float64)
     observations[56:] *= 200.0
     case = make_case(FAMILIES["gaussian"], n=64, observations=observations)
-    return case, replace(case.problem, fisher_mean=case.problem.surrogate.mean.subsample(torch.arange(0, 56, 4), 5))
+    return case, replace(case.problem, thinned_mean=case.problem.surrogate.mean.subsample(torch.arange(0, 56, 4), 5))
 
 
 SMALL_DAMPING = DampingState(1e-4, 1e-4, 1e-1)
@@ -254,7 +254,7 @@ def test_a_weightless_part_of_the_batch_changes_nothing() -> None:
     ):
         for part, old in zip(case.problem.parameters, start, strict=True):
             part.copy_(old)
-        problem = replace(with_surrogate(case.problem, mean=mean), fisher_mean=mean)
+        problem = replace(with_surrogate(case.problem, mean=mean), thinned_mean=mean)
         assert update_policy(problem, SETTINGS, DAMPING).status is UpdateStatus.ACCEPTED
         outcomes.append(flatten(bits(problem.parameters)))
     torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-6, atol=1e-7)

@@ -47,8 +47,8 @@ class Scenario:
         # A policy in half precision disagrees with itself: that is another test's subject.
         nothing = torch.zeros_like(case.problem.noise)
         mean = case.problem.fisher_mean
-        fisher_mean = mean.subsample(torch.arange(0, 40, 3), 5) if self.thinned else mean
-        case.problem = replace(case.problem, evidence=nothing, noise=nothing, fisher_mean=fisher_mean)
+        thinned_mean = mean.subsample(torch.arange(0, 40, 3), 5) if self.thinned else None
+        case.problem = replace(case.problem, evidence=nothing, noise=nothing, thinned_mean=thinned_mean)
         rungs = (Rung.DOUBLE_VJP, Rung.FORWARD_REVERSE, Rung.DOUBLE_BACKWARD)
         case.problem = with_rung(case.problem, RungChoice(rungs[self.seed % 3], retained=False))
         chosen = replace(SETTINGS, max_kl=self.max_kl, cg_precision=self.precision)

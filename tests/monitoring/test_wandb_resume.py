@@ -11,7 +11,7 @@ import pytest
 from sb3_trpo_ext import TRPO, Checkpoints
 from sb3_trpo_ext.monitoring import WandbMonitor
 from tests.monitoring.wandb_runs import read_run
-from tests.sb3.restorable import BATCH, trpo, walks
+from tests.sb3.checkpoints.restorable import BATCH, trpo, walks
 
 wandb = pytest.importorskip("wandb")
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +81,10 @@ def test_a_kill_half_way_leaves_the_old_file_and_what_can_be_removed(path: Path)
     assert path.read_bytes() == b"old"
     assert len(list(path.parent.glob(f"{UNFINISHED}*"))) == 1
     write_atomic(path, b"new")
-    remove_unfinished(path.parent)
+    with atomic(path.with_name("another's")) as part:
+        remove_unfinished(path)
+        assert part.exists()
+    path.with_name("another's").unlink()
     assert path.read_bytes() == b"new"
     assert only(path)
 
@@ -129,7 +133,7 @@ def test_a_link_is_replaced_and_its_target_left_alone(tmp_path: Path, target: st
 
 def test_a_link_under_the_temporary_name_is_not_followed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.secrets, "token_hex", lambda _: "foreseen")
-    (path.parent / f"{UNFINISHED}foreseen").symlink_to(path.parent / "harmed")
+    (path.parent / f"{UNFINISHED}{zlib.crc32(path.name.encode()):08x}_foreseen").symlink_to(path.parent / "harmed")
     with pytest.raises(FileExistsError):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_trpo_ext import TRPO
 from tests.resilience.data_faults import ROWS, arrays_of
 from tests.resilience.faults import between, group
 
@@ -64,7 +65,7 @@ def duplicate_observations(model: Any) -> None:
     for name in (*ROWS, "values"):
         for _, array in arrays_of(model, name):
             array[:] = array[:1, :1]
-    if hasattr(model, "_recorder"):
+    if isinstance(model, TRPO):
         model.session.recorder._steps = {}
 
 

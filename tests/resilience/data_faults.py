@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sb3_trpo_ext import TRPO
 from tests.resilience.faults import between, during, group, poison
 from tests.sb3.spaces import collect
 
@@ -115,7 +116,7 @@ def stitch(model: Any, environments: Any) -> None:
     for name, arrays in zip(ROWS, older, strict=True):
         for key, array in arrays_of(model, name):
             array[:, environments] = arrays[key][:, environments]
-    if hasattr(model, "_recorder"):
+    if isinstance(model, TRPO):
         model.session.recorder._steps = {}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sb3_trpo_ext import TRPO
 from tests.resilience import networks
 from tests.resilience.faults import before, between, group
 from tests.sb3 import spaces
@@ -245,5 +246,5 @@ def curvature_singular(model: Any) -> None:
     for name in ("actions", "log_probs", "values"):
         array = getattr(model.rollout_buffer, name)
         array[:] = array[:1, :1]
-    if hasattr(model, "_recorder"):
+    if isinstance(model, TRPO):
         model.session.recorder._steps = {}

@@ -21,7 +21,7 @@ from sb3_trpo_ext.sb3.problem.action_distributions import DistributionParameters
 from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
 from tests.resilience.faults import Interrupted
 from tests.resilience.invariants import Before
-from tests.sb3.faulty import OwnBuffer, faulty_vec, guarded_model
+from tests.sb3.integrity.faulty import OwnBuffer, faulty_vec, guarded_model
 from tests.sb3.spaces import collect, make_model, n_hooks
 
 PACKAGE = str(sys.modules["sb3_trpo_ext"].__path__[0])

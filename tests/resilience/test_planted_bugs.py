@@ -20,7 +20,7 @@ from sb3_trpo_ext.core import critic, flat, line_search, update
 from sb3_trpo_ext.core.flat import as_deployed, assign, flatten
 from sb3_trpo_ext.core.objective import OnPolicyStatus
 from sb3_trpo_ext.core.status import TrialStatus
-from sb3_trpo_ext.sb3 import trpo
+from sb3_trpo_ext.sb3 import hyperparameters, trpo
 from sb3_trpo_ext.sb3.integrity import guard
 from sb3_trpo_ext.sb3.integrity.env_guard import EnvGuard
 from sb3_trpo_ext.sb3.problem.actor import PolicyFunction
@@ -106,7 +106,7 @@ def moments_not_looked_at(patch: Patch) -> None:
 
 @planted("learning_rate_nan", "I1: group 0's lr is not finite")
 def learning_rate_not_looked_at(patch: Patch) -> None:
-    patch.setattr(trpo, "refuse_impossible_update", lambda _: None)
+    patch.setattr(trpo, "refuse_impossible_update", lambda *_: None)
 
 
 # ---------------------------------------------------------------- I2
@@ -238,12 +238,12 @@ def rollout_not_looked_at(patch: Patch) -> None:
 
 @planted("damping_nan", "I3: the report does not survive JSON")
 def settings_not_looked_at(patch: Patch) -> None:
-    patch.setattr(trpo, "refuse_impossible_update", lambda _: None)
+    patch.setattr(hyperparameters, "refuse_impossible", lambda _: None)
 
 
 @planted("partial_rollout", "I3: AssertionError.* names no cause")
 def buffer_not_looked_at(patch: Patch) -> None:
-    patch.setattr(trpo, "refuse_impossible_update", lambda _: None)
+    patch.setattr(trpo, "refuse_impossible_update", lambda *_: None)
 
 
 @planted("advantages_all_equal", "I3: status accepted, but the actor did not move")

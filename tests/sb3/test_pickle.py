@@ -77,14 +77,31 @@ def test_a_model_that_has_never_learned_and_one_in_the_middle_of_its_callbacks()
     assert model.run_folder is not None
 
 
-def test_whatever_belongs_to_one_object_is_made_anew() -> None:
+@pytest.mark.parametrize("way", [*WAYS, "copy"])
+def test_a_copy_has_a_session_of_its_own(way: str) -> None:
     model = make_model()
-    model.learn(64)
-    other = pickle.loads(pickle.dumps(model))
-    assert vars(other).keys() == vars(model).keys()
-    assert vars(other.session).keys() == vars(model.session).keys() >= set(SURVIVING)
-    assert (other.session.update_inputs, other.session.choice) == (None, None)
+    marks = {name: f"mark of {name}" for name in vars(model.session)}
+    vars(model.session).update(marks)
+    other = copy.copy(model) if way == "copy" else WAYS[way](model)
+    fresh = make_model().session
+    assert other.session is not model.session
+    for name, value in vars(other.session).items():
+        if name in SURVIVING:
+            assert value == marks[name], name
+        else:
+            assert type(value) is type(getattr(fresh, name)), name
+    assert vars(model.session) == marks
     assert "session" in model._excluded_save_params()
+
+
+def test_a_pickle_of_a_version_without_sessions() -> None:
+    model = make_model()
+    state = model.__getstate__()
+    del state["session"]
+    other = object.__new__(type(model))
+    other.__setstate__(state)
+    other.learn(64)
+    assert other.last_update.n_updates == 1
 
 
 @pytest.mark.parametrize("output", ["stdout", "csv", "tensorboard"])

@@ -20,9 +20,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3 import trpo
-from sb3_trpo_ext.sb3.problem import evaluation as problems
-from sb3_trpo_ext.sb3.problem.evaluation import computing_device
-from sb3_trpo_ext.sb3.settings import damping_state
+from sb3_trpo_ext.sb3.problem import reading
+from sb3_trpo_ext.sb3.problem.statistics import computing_device
 from tests.sb3.spaces import ACTIONS, OBSERVATIONS, RandomEnv, Witness, collect, make_env, make_model, same, state_of
 
 SPACES = [("box", "vector"), ("sde_squashed", "vector"), ("discrete", "vector"), ("multibinary", "dict"), ("box", "image")]
@@ -173,16 +172,7 @@ def test_what_is_saved_is_plain() -> None:
     with zipfile.ZipFile("model.zip") as archive:
         text = archive.read("data").decode()
     data, _, variables = load_from_zip_file("model.zip")
-    for name in (
-        "last_update",
-        "last_update_inputs",
-        "_choice",
-        "_recorder",
-        "_run_folder",
-        "rollout_buffer",
-        "policy",
-        "env",
-    ):
+    for name in ("last_update", "session", "rollout_buffer", "policy", "env"):
         assert name not in data, name
     assert not variables
     assert isinstance(data["_adapted_damping"], float)
@@ -337,7 +327,7 @@ def test_a_device_without_float64_computes_on_the_cpu(monkeypatch: pytest.Monkey
         assert computing_device(torch.device(kept)) == torch.device(kept)
     # An index makes another torch.device of the same processor.
     elsewhere = torch.device("cpu", 0)
-    for module in (problems, trpo):
+    for module in (reading, trpo):
         monkeypatch.setattr(module, "computing_device", lambda _: elsewhere)
     with pytest.warns(UserWarning, match="has no float64: the policy step runs on the CPU"):
         model = make_model()
@@ -349,7 +339,7 @@ def test_a_device_without_float64_computes_on_the_cpu(monkeypatch: pytest.Monkey
 @pytest.mark.gpu
 @pytest.mark.parametrize("action", ["box", "sde_squashed", "discrete"])
 def test_a_policy_on_a_device_is_updated_on_the_cpu(action: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (problems, trpo):
+    for module in (reading, trpo):
         monkeypatch.setattr(module, "computing_device", lambda _: torch.device("cpu"))
     model = make_model(action, device="cuda")
     witness = Witness(collect(model))
@@ -372,6 +362,6 @@ def test_damping_that_adapted_in_another_unit_is_forgotten() -> None:
     model.learn(64)
     model._adapted_damping = 0.37
     model.save("model.zip")
-    assert damping_state(TRPO.load("model.zip", device="cpu")).value == 0.37
+    assert TRPO.load("model.zip", device="cpu").hyperparameters().damping.value == 0.37
     joint = TRPO.load("model.zip", device="cpu", kl_reduction="joint", cg_damping=0.3, target_kl=0.03)
-    assert damping_state(joint).value == 0.3
+    assert joint.hyperparameters().damping.value == 0.3

@@ -11,7 +11,6 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_trpo_ext.core.damping import RANGE_FACTOR
 from sb3_trpo_ext.core.report import UpdateReport
-from sb3_trpo_ext.sb3.settings import damping_state
 from tests.sb3.spaces import TRPO, collect
 
 
@@ -45,7 +44,7 @@ def test_a_rejected_step_raises_damping_from_zero_and_the_next_is_taken() -> Non
 @pytest.mark.parametrize(("unit", "first"), [("mean", 0.1), ("joint", 0.6)])
 def test_where_it_begins_to_rise_is_the_same_in_either_unit(unit: str, first: float) -> None:
     model = TRPO("MlpPolicy", "HalfCheetah-v5", cg_damping=0.0, kl_reduction=unit, warn_on_risky=False, device="cpu")
-    assert damping_state(model).high == pytest.approx(RANGE_FACTOR * first)
+    assert model.hyperparameters().damping.high == pytest.approx(RANGE_FACTOR * first)
 
 
 def test_undamped_steps_that_are_as_predicted_stay_undamped() -> None:

@@ -13,7 +13,7 @@ from evidence.configurations import BadInput
 from evidence.runs import PLAIN_CG, RANDOM, Run
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.sb3 import settings
+from sb3_trpo_ext.sb3 import hyperparameters
 
 from .made_up import SOURCE, store_at
 
@@ -43,12 +43,12 @@ def test_each_variant_is_a_training_of_its_own() -> None:
 
 def test_plain_cg_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_trpo_ext.zoo.cli.use_fast_wrappers", lambda: None)
-    monkeypatch.setattr(settings, "RESIDUALS_MEMORY", settings.RESIDUALS_MEMORY)
+    monkeypatch.setattr(hyperparameters, "RESIDUALS_MEMORY", hyperparameters.RESIDUALS_MEMORY)
     model = TRPO("MlpPolicy", "CartPole-v1", device="cpu")
     kept = []
     for plain_cg in (False, True):
         training.use_ours(plain_cg)
-        kept.append(settings._cg_settings(model, 100).keep)
+        kept.append(model.hyperparameters().policy_settings(100).cg.keep)
     assert kept == [model.cg_max_steps, 0]
 
 

@@ -28,6 +28,8 @@ def test_an_interval_of_equal_runs_is_a_point_and_others_hold_their_estimate() -
     assert 0.0 <= low < 2.0 < high <= 4.0
     # 5 values: standard error of the mean sqrt(2 / 5) = 0.63; the percentile interval is about 2 x 1.96 of these wide
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(2 / 5), rel=0.1)
+    point, low, high = metrics.median_interval(np.array([1.0, 1.0, 1.1, 1.2, 9.0])[:, None])
+    assert (point, low, high) == (1.1, 1.0, 9.0)
 
 
 def test_intervals_are_the_same_each_time_and_leave_numpys_generator_alone() -> None:

@@ -17,7 +17,7 @@ from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.sb3.checkpoints.files import checkpoints_in
 from sb3_trpo_ext.sb3.checkpoints.model_files import statistics_in
 from sb3_trpo_ext.zoo.cli import run
-from tests.sb3.restorable import numbers
+from tests.sb3.checkpoints.restorable import numbers
 from tests.zoo.widening import TASK
 
 RUN = Path("logs/trpo", f"{TASK}_1")

@@ -24,8 +24,8 @@ from sb3_trpo_ext.sb3.checkpoints.files import newest_whole, read_manifest, writ
 from sb3_trpo_ext.zoo.cli import run
 from sb3_trpo_ext.zoo.plan import make_plan
 from sb3_trpo_ext.zoo.resumed import read_resumed
-from tests.sb3.restorable import numbers
-from tests.sb3.test_checkpoint_lock import holder
+from tests.sb3.checkpoints.restorable import numbers
+from tests.sb3.checkpoints.test_checkpoint_lock import holder
 
 TASK = "Pendulum-v1"
 COMMAND = [

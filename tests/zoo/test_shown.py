@@ -23,7 +23,7 @@ from sb3_trpo_ext.zoo.cli import run
 from sb3_trpo_ext.zoo.plan import make_plan
 from sb3_trpo_ext.zoo.runs import newest_run
 from sb3_trpo_ext.zoo.shown import own_statistics
-from tests.sb3.test_model_files import held, moments
+from tests.sb3.checkpoints.test_model_files import held, moments
 from tests.zoo.widening import TASK
 
 RUN = Path("logs/trpo", f"{TASK}_1")

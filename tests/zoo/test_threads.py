@@ -13,6 +13,7 @@ from stable_baselines3.common.envs import FakeImageEnv
 
 from sb3_trpo_ext import TRPO, Checkpoints, zoo
 from sb3_trpo_ext.sb3.checkpoints import callback as checkpoint
+from sb3_trpo_ext.sb3.checkpoints import resumption
 from sb3_trpo_ext.sb3.checkpoints.state import about
 from sb3_trpo_ext.zoo.cli import run
 from sb3_trpo_ext.zoo.threads import VARIABLES, choose_threads, is_small
@@ -29,7 +30,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, "")  # put back afterwards, whatever a test sets
         monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(checkpoint, "processors", lambda: 4)
+    monkeypatch.setattr(resumption, "processors", lambda: 4)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -138,13 +139,13 @@ def test_a_checkpoint_that_names_no_threads_goes_on_with_those_there_are(monkeyp
     assert "threads" not in next(Path("run/checkpoints").glob("*/manifest.json")).read_text()
     torch.set_num_threads(1)
     assert TRPO.resume("run", device="cpu")._n_updates == 1
-    checkpoint.use_threads(None)
+    resumption.use_threads(None)
     assert torch.get_num_threads() == 1
 
 
 def test_more_threads_than_processors_are_not_used_and_that_is_said() -> None:
     with pytest.warns(UserWarning, match="the run had 5 threads, and this process may use 4 processors: using 2 threads"):
-        checkpoint.use_threads(5)
+        resumption.use_threads(5)
     assert torch.get_num_threads() == 2
 
 
@@ -167,4 +168,4 @@ def test_processors_are_those_that_this_process_may_use(monkeypatch: pytest.Monk
     monkeypatch.undo()
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 7}, raising=False)
-    assert checkpoint.processors() == 2
+    assert resumption.processors() == 2

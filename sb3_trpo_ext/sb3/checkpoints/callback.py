@@ -1,5 +1,5 @@
 """
-Checkpoints of a training: when they are taken, and going on from one.
+Checkpoints of a training: when they are taken.
 
 A kill loses at most what came after the newest one; SIGTERM and Ctrl-C lose nothing: the update is finished, a checkpoint is
 written, and ``learn`` ends with SystemExit(143) or KeyboardInterrupt. If no training step is made for 30 s (in an evaluation,
@@ -8,31 +8,21 @@ or a callback), it ends in the same way, but without a checkpoint. A second sign
 
 from __future__ import annotations
 
-import io
-import os
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_trpo_ext.records.signals import PATIENCE, GracefulStop, say
 from sb3_trpo_ext.records.trials import in_trial
 from sb3_trpo_ext.sb3.callback_tree import every_callback
-from sb3_trpo_ext.sb3.checkpoints.files import FOLDER_NAME, newest_in_words, newest_whole, prune, write_checkpoint
+from sb3_trpo_ext.sb3.checkpoints.files import FOLDER_NAME, newest_in_words, prune, write_checkpoint
 from sb3_trpo_ext.sb3.checkpoints.lock import claim, release
-from sb3_trpo_ext.sb3.checkpoints.state import MODEL_NAME, STATE_NAME, Resumption, about, checkpoint_files, read_state
-from sb3_trpo_ext.sb3.errors import CheckpointError, WorkerError
+from sb3_trpo_ext.sb3.checkpoints.protocol import Trainee
+from sb3_trpo_ext.sb3.checkpoints.state import about, checkpoint_files
+from sb3_trpo_ext.sb3.errors import WorkerError
 from sb3_trpo_ext.sb3.integrity.guard import Mark
-from sb3_trpo_ext.sb3.ranks.group import join
-
-if TYPE_CHECKING:
-    from sb3_trpo_ext.sb3.trpo import TRPO
-
-SomeTRPO = TypeVar("SomeTRPO", bound="TRPO")
 
 EVERY_UPDATES, EVERY_SECONDS = 10, 60.0
 """Whichever comes first. A checkpoint takes some hundredths of a second (docs/checkpoints.md)."""
@@ -79,7 +69,7 @@ class Checkpoints(BaseCallback):
         self._writing = Mark()
 
     def _init_callback(self) -> None:
-        if not hasattr(self.model, "session"):
+        if not hasattr(getattr(self.model, "session", None), "update_start"):
             cls = type(self.model)
             raise TypeError(
                 f"Checkpoints are of sb3_trpo_ext.TRPO; this model is {cls.__module__}.{cls.__name__}. Use `from sb3_trpo_ext "
@@ -87,11 +77,11 @@ class Checkpoints(BaseCallback):
             )
 
     @property
-    def _trpo(self) -> TRPO:
+    def _trainee(self) -> Trainee:
         return self.model  # type: ignore[return-value]
 
     def _on_training_start(self) -> None:
-        model = self._trpo
+        model = self._trainee
         # A search is hundreds of short runs that nobody goes on with.
         if in_trial(every_callback(self.locals.get("callback", self))):
             return
@@ -106,7 +96,7 @@ class Checkpoints(BaseCallback):
     def _folder(self) -> Path:
         if self.folder is not None:
             return Path(self.folder).absolute()
-        model = self._trpo
+        model = self._trainee
         model.session.run_log.find(model._n_updates + 1, model.log_folder, model.env, model.logger)
         if model.run_folder is None:
             raise ValueError(
@@ -119,7 +109,7 @@ class Checkpoints(BaseCallback):
 
     def _between_updates(self) -> bool:
         """Whether training goes on."""
-        model = self._trpo
+        model = self._trainee
         stops = model.session.stop_signal is not None
         late = self.every_seconds is not None and time.monotonic() - self._last_time >= self.every_seconds
         if stops or late or model._n_updates - self._last_update >= self.every_updates:
@@ -134,9 +124,9 @@ class Checkpoints(BaseCallback):
     def _on_training_end(self) -> None:
         if not self._active:
             return
-        report = self._trpo.last_update
+        report = self._trainee.last_update
         # Unless a callback ended it in the middle of a rollout.
-        if report is not None and report.num_timesteps == self._trpo.num_timesteps:
+        if report is not None and report.num_timesteps == self._trainee.num_timesteps:
             try:
                 self._take()
             except Exception as error:
@@ -144,7 +134,7 @@ class Checkpoints(BaseCallback):
         self._end()
 
     def _take(self) -> None:
-        model = self._trpo
+        model = self._trainee
         if model._n_updates == self._last_update:
             return
         folder, root = self._folder(), self.locals["callback"]
@@ -161,11 +151,11 @@ class Checkpoints(BaseCallback):
         self._in_trouble = True
 
     def _stop(self, number: int) -> None:
-        self._trpo.session.stop_signal = number
+        self._trainee.session.stop_signal = number
 
     def _progress(self) -> tuple[int, int] | None:
         """For a stop that was asked for; an update and a checkpoint are finished first, and other ranks are waited for."""
-        model = self._trpo
+        model = self._trainee
         busy = model.session.computing.on or self._writing.on or model.session.ranks.waiting
         return None if busy else (model.num_timesteps, model._n_updates)
 
@@ -181,79 +171,7 @@ class Checkpoints(BaseCallback):
         if not self._active:
             return
         self._active = False
-        model, folder = self._trpo, self._folder()
+        model, folder = self._trainee, self._folder()
         if model.session.stop_signal is not None:
             say(f"training stopped after update {model._n_updates}, at step {model.num_timesteps}. {newest_in_words(folder)}")
         release(folder)
-
-
-def resume(cls: type[SomeTRPO], folder: str | Path, env: GymEnv | None, device: Any, **changes: Any) -> SomeTRPO:
-    r"""
-    Load the newest whole checkpoint.
-
-    :param cls: class of the model
-    :param folder: a run's, or its folder of checkpoints
-    :param env: made as that of the interrupted run
-    :param device: of the policy
-    :param \**changes: attributes to change, as in SB3's ``load``
-    :return: the model; its next ``learn`` goes on, with the number of threads that torch had then
-    :raises CheckpointError: if there is no whole checkpoint
-    """
-    ranks = join()
-    try:
-        found: tuple[bytes, bytes, Path, Any] | None = None
-        with ranks.together("reading the checkpoint"):
-            if ranks.rank == 0:
-                found = _read_newest(Path(folder))
-        # Rank 0's is everybody's: the others need not see its files.
-        found = ranks.from_first(found)
-    finally:
-        ranks.leave()
-    assert found is not None, "or rank 0 would have raised"
-    saved, pickled, home, threads = found
-    use_threads(threads)
-    model = cls.load(io.BytesIO(saved), env=env, device=device, force_reset=False, **changes)
-    model.session.resumption = Resumption(read_state(pickled), home, model)
-    return model
-
-
-def use_threads(then: Any) -> None:
-    """
-    Have torch use as many threads as the run did: another number rounds otherwise.
-
-    :param then: their number; None: the checkpoint does not say it, and nothing is changed
-    """
-    here, now = processors(), torch.get_num_threads()
-    if not isinstance(then, int) or then == now:
-        return
-    if 1 <= then <= here:
-        torch.set_num_threads(then)
-        return
-    warnings.warn(
-        f"TRPO: the run had {then} threads, and this process may use {here} processors: using {now} threads. The results "
-        "will differ from those of an uninterrupted run.",
-        UserWarning,
-        stacklevel=4,
-    )
-
-
-def processors() -> int:
-    """
-    Count the processors that this process may use; a scheduler may leave it few of a machine's.
-
-    :return: at least 1
-    """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _read_newest(folder: Path) -> tuple[bytes, bytes, Path, Any]:
-    found, passed_over = newest_whole(folder)
-    for name, reason in passed_over.items():
-        warnings.warn(f"TRPO: checkpoint {name} is passed over: {reason}", UserWarning, stacklevel=4)
-    if found is None:
-        raise CheckpointError(
-            f"{folder}: there is no whole checkpoint to resume from (Checkpoints() among the callbacks writes them)."
-        )
-    # Checked once more, all of it, before anything is unpickled.
-    threads = (found.about.get("build") or {}).get("threads")
-    return found.read(MODEL_NAME), found.read(STATE_NAME), found.path.parent.absolute(), threads

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.records.atomic import atomic
 from sb3_trpo_ext.sb3.callback_tree import every_callback
-from sb3_trpo_ext.sb3.checkpoints.environment import set_simple_attributes, simple_attributes
+from sb3_trpo_ext.sb3.checkpoints.environment import TRUSTED_PACKAGES, set_simple_attributes, simple_attributes
 from sb3_trpo_ext.sb3.errors import CheckpointError
 
 COUNTERS: dict[type[Any], tuple[str, ...]] = {
@@ -84,11 +84,21 @@ def newest_score(root: BaseCallback) -> float | None:
     return next((float(score) for score in scores if np.isfinite(score)), None)
 
 
+def stable_name(name: str) -> str:
+    """
+    Name a callback so that its state is found again when its file has moved.
+
+    :param name: of its class, with the module
+    :return: without the module where it is of a package that we know; two classes of users may share a name
+    """
+    return name.rpartition(".")[2] if name.startswith(TRUSTED_PACKAGES) else name
+
+
 def _named(root: BaseCallback) -> Iterator[tuple[str, BaseCallback]]:
     """By class, and by place among those of a class: other callbacks may come and go between two runs."""
     counts: Counter[str] = Counter()
     for part in every_callback(root):
-        kind = f"{type(part).__module__}.{type(part).__qualname__}"
+        kind = stable_name(f"{type(part).__module__}.{type(part).__qualname__}")
         counts[kind] += 1
         yield f"{kind} {counts[kind]}", part
 
@@ -121,7 +131,7 @@ def _load(part: BaseCallback, state: dict[str, Any]) -> None:
 
 
 def _cut_evaluations(part: EvalCallback) -> None:
-    """Evaluations behind the checkpoint will happen again: the file holds those that are known now."""
+    """Evaluations after the checkpoint will happen again: the file holds those that are known now."""
     if part.log_path is None or not Path(f"{part.log_path}.npz").exists():
         return
     if not part.evaluations_timesteps:

@@ -27,8 +27,8 @@ MANIFEST_NAME = "manifest.json"
 NEEDED = ("model.zip", "state.pkl")
 """Without one of these nothing goes on."""
 
-FORMAT = 2
-"""Of the files; rises when a reader of today could not go on from them."""
+OLDEST, FORMAT = 2, 3
+"""Of the files: what can be read, and what is written; rises when a reader of today could not go on from them."""
 
 NAME = re.compile(r"update_(\d{6,})")
 
@@ -216,8 +216,8 @@ def _scores(paths: list[Path]) -> Iterator[tuple[float, Path]]:
 
 def _why_no_manifest(about: Any, path: Path) -> str | None:
     found = about.get("format") if isinstance(about, dict) else None
-    if found != FORMAT:
-        return f"its format is {found!r:.20}, and this version reads {FORMAT}"
+    if not isinstance(found, int) or not OLDEST <= found <= FORMAT:
+        return f"its format is {found!r:.20}, and this version reads {OLDEST} to {FORMAT}"
     files = about.get("files")
     plain = isinstance(files, dict) and all(Path(name).name == name and isinstance(files[name], dict) for name in files)
     if not plain or not {*NEEDED} <= {*files} or about.get("n_updates") != _number(path):

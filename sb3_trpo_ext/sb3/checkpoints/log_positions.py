@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from stable_baselines3.common import logger as sb3_logger
 from stable_baselines3.common.logger import (
@@ -33,19 +33,17 @@ from sb3_trpo_ext.sb3.update.run_paths import monitor_folder
 EVENTS = "events.out.tfevents*"
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(TypedDict):
     """
-    One of a logger's outputs.
+    One of a logger's outputs, as plain data.
 
-    :param kind: name of SB3's class
-    :param path: its file, or folder of TensorBoard; None: the screen
-    :param n_lines: of a CSV file: a later row may have rewritten earlier ones, with more columns
+    ``kind`` is the name of SB3's class; ``path`` its file, or folder of TensorBoard (None: the screen); ``n_lines`` are those
+    of a CSV file: a later row may have rewritten earlier ones, with more columns.
     """
 
     kind: str
     path: str | None
-    n_lines: int = 0
+    n_lines: int
 
 
 @dataclass(frozen=True)
@@ -136,14 +134,15 @@ def _described(output: object, base: Path) -> Output | None:
     """None for what SB3 does not make itself: whoever added it will do so again."""
     kind = type(output)
     if kind is TensorBoardOutputFormat:
-        return Output(kind.__name__, _stored(Path(output.writer.log_dir), base))  # type: ignore[attr-defined]
+        folder = Path(output.writer.log_dir)  # type: ignore[attr-defined]
+        return {"kind": kind.__name__, "path": _stored(folder, base), "n_lines": 0}
     if kind is HumanOutputFormat and not output.own_file:  # type: ignore[attr-defined]
-        return Output(kind.__name__, None)
+        return {"kind": kind.__name__, "path": None, "n_lines": 0}
     if kind in (HumanOutputFormat, JSONOutputFormat, CSVOutputFormat):
         output.file.flush()  # type: ignore[attr-defined]
         path = Path(output.file.name)  # type: ignore[attr-defined]
         n_lines = len(path.read_bytes().splitlines()) if kind is CSVOutputFormat else 0
-        return Output(kind.__name__, _stored(path, base), n_lines)
+        return {"kind": kind.__name__, "path": _stored(path, base), "n_lines": n_lines}
     return None
 
 
@@ -163,17 +162,17 @@ def _monitor_files(env: VecEnv | None) -> Iterator[Path]:
 
 
 def _reopened(output: Output, base: Path, num_timesteps: int) -> KVWriter:
-    if output.path is None:
+    if output["path"] is None:
         return HumanOutputFormat(sys.stdout)
-    path = str(base / output.path)
-    if output.kind == TensorBoardOutputFormat.__name__:
+    path = str(base / output["path"])
+    if output["kind"] == TensorBoardOutputFormat.__name__:
         if sb3_logger.SummaryWriter is None:
             raise ImportError("this run logs to TensorBoard, which is not installed: pip install tensorboard")
         writer = sb3_logger.SummaryWriter(log_dir=path, purge_step=num_timesteps + 1)
         return _made(TensorBoardOutputFormat, writer=writer, _is_closed=False)
-    if output.kind == CSVOutputFormat.__name__:
-        return _made(CSVOutputFormat, **_cut_csv(path, output.n_lines), separator=",", quotechar='"')
-    if output.kind == JSONOutputFormat.__name__:
+    if output["kind"] == CSVOutputFormat.__name__:
+        return _made(CSVOutputFormat, **_cut_csv(path, output["n_lines"]), separator=",", quotechar='"')
+    if output["kind"] == JSONOutputFormat.__name__:
         return _made(JSONOutputFormat, file=open(path, "a"))
     text = HumanOutputFormat(open(path, "a"))
     text.own_file = True

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,12 +33,9 @@ from sb3_trpo_ext.sb3.collect.callback_needs import what_needs_sb3_loop
 from sb3_trpo_ext.sb3.collect.late import Late, late
 from sb3_trpo_ext.sb3.collect.values import map_arrays, predict_values
 from sb3_trpo_ext.sb3.integrity.finiteness import refuse_non_finite
-from sb3_trpo_ext.sb3.integrity.guard import Fingerprint
+from sb3_trpo_ext.sb3.integrity.guard import Fingerprint, Mark
 from sb3_trpo_ext.sb3.problem.action_distributions import with_parameters
 from sb3_trpo_ext.sb3.problem.behaviour import BehaviourRecorder
-
-if TYPE_CHECKING:
-    from sb3_trpo_ext.sb3.trpo import TRPO
 
 BUFFER_METHODS = ("add", "reset")
 """What our loop does in a buffer's place."""
@@ -47,53 +44,79 @@ LATE_LOCALS = {name: Late(f"{name} of a step") for name in ("values", "log_probs
 """Stand-ins for local variables that SB3's loop shows to callbacks."""
 
 
-def why_sb3_loop(model: TRPO, callback: BaseCallback, buffer: RolloutBuffer, n_rollout_steps: int) -> str | None:
+class Learner(Protocol):
+    """What SB3's loop reads of its algorithm, and writes so that callbacks see where it is."""
+
+    policy: ActorCriticPolicy
+    device: torch.device
+    gamma: float
+    use_sde: bool
+    sde_sample_freq: int
+    num_timesteps: int
+    _last_obs: Any
+    _last_episode_starts: np.ndarray | None
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None: ...
+
+
+def why_sb3_loop(
+    policy: ActorCriticPolicy, recorder: BehaviourRecorder, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int
+) -> str | None:
     """
     Find out whether a rollout must be collected by SB3's own loop.
 
-    :param model: the model
+    :param policy: what acts
+    :param recorder: has seen earlier rollouts
     :param callback: what is called at each step
     :param buffer: what is filled
-    :param n_rollout_steps: steps of each environment
+    :param n_steps: steps of each environment
     :return: the reason, in words; None if there is none
     """
     methods = [getattr(type(buffer), name) for name in BUFFER_METHODS]
     sb3s = [[getattr(cls, name) for name in BUFFER_METHODS] for cls in (RolloutBuffer, DictRolloutBuffer)]
     if methods not in sb3s or any(name in vars(buffer) for name in BUFFER_METHODS):
         return f"the buffer, {type(buffer).__name__}, collects in its own way"
-    if n_rollout_steps != buffer.buffer_size:
+    if n_steps != buffer.buffer_size:
         return "the rollout does not fill the buffer"
-    if model.session.recorder.changed is not None:
-        return f"{model.session.recorder.changed} changed while an earlier rollout was collected"
-    return why_not_alone(model.policy) or what_needs_sb3_loop(callback)
+    if recorder.changed is not None:
+        return f"{recorder.changed} changed while an earlier rollout was collected"
+    return why_not_alone(policy) or what_needs_sb3_loop(callback)
 
 
 def collect_rollout(
-    model: TRPO, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer, recorder: BehaviourRecorder
+    learner: Learner,
+    env: VecEnv,
+    callback: BaseCallback,
+    buffer: RolloutBuffer,
+    recorder: BehaviourRecorder,
+    steps_at_once: int,
+    computing: Mark,
 ) -> bool:
     """
     Fill a rollout buffer, for which ``why_sb3_loop`` gave no reason.
 
-    :param model: the model
+    :param learner: the algorithm
     :param env: its environment
     :param callback: called as SB3's loop calls it
     :param buffer: the buffer
     :param recorder: keeps the distribution of each step
+    :param steps_at_once: environment steps that one step of every environment is
+    :param computing: on while values are computed
     :return: whether the buffer was filled; False if the callback ended it
     :raises NonFiniteError: at an observation or a reward that is not finite
     """
-    policy = model.policy
+    policy = learner.policy
     policy.set_training_mode(False)
     buffer.reset()
-    if model.use_sde:
+    if learner.use_sde:
         policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
     fingerprint = Fingerprint.of(policy)
     with late(buffer) as arrays:
-        rollout = Rollout(model, env, buffer, arrays, recorder)
+        rollout = Rollout(learner, env, buffer, arrays, recorder, steps_at_once)
         going_on = rollout.fill(callback)
-        recorder.changed = fingerprint.changed(policy) if model.policy is policy else "the policy itself"
-        with model.session.computing:
+        recorder.changed = fingerprint.changed(policy) if learner.policy is policy else "the policy itself"
+        with computing:
             rollout.evaluate()
     if recorder.changed is not None:
         warnings.warn(
@@ -104,10 +127,10 @@ def collect_rollout(
             stacklevel=4,
         )
     if going_on:
-        with model.session.computing:
-            assert model._last_episode_starts is not None
-            last_values = torch.from_numpy(predict_values(policy, model._last_obs)).reshape(-1, 1)
-            buffer.compute_returns_and_advantage(last_values=last_values, dones=model._last_episode_starts)
+        with computing:
+            assert learner._last_episode_starts is not None
+            last_values = torch.from_numpy(predict_values(policy, learner._last_obs)).reshape(-1, 1)
+            buffer.compute_returns_and_advantage(last_values=last_values, dones=learner._last_episode_starts)
         # As SB3's loop leaves them.
         log_probs = torch.from_numpy(buffer.log_probs[-1].copy())
         callback.update_locals({"n_steps": buffer.pos, "values": last_values, "log_probs": log_probs})
@@ -119,22 +142,30 @@ class Rollout:
     """
     A buffer while it is filled.
 
-    :param model: the model
+    :param learner: the algorithm
     :param env: its environment
     :param buffer: the buffer, empty
     :param arrays: values, log_probs and rewards, shape (n_steps, n_envs); nobody else can read them until they are complete
     :param recorder: keeps the distribution of each step
+    :param steps_at_once: environment steps that one step of every environment is
     """
 
     def __init__(
-        self, model: TRPO, env: VecEnv, buffer: RolloutBuffer, arrays: dict[str, np.ndarray], recorder: BehaviourRecorder
+        self,
+        learner: Learner,
+        env: VecEnv,
+        buffer: RolloutBuffer,
+        arrays: dict[str, np.ndarray],
+        recorder: BehaviourRecorder,
+        steps_at_once: int,
     ):
-        self._model = model
+        self._learner = learner
+        self._steps_at_once = steps_at_once
         self._env = env
         self._buffer = buffer
         self._arrays = arrays
         self._recorder = recorder
-        self._actor = ActorAlone(model.policy)
+        self._actor = ActorAlone(learner.policy)
         self._actions: list[Tensor] = []
         self._timed_out: list[tuple[int, int, Any]] = []
 
@@ -147,7 +178,7 @@ class Rollout:
         """
         buffer = self._buffer
         shown = {
-            "self": self._model,
+            "self": self._learner,
             "env": self._env,
             "callback": callback,
             "rollout_buffer": buffer,
@@ -168,13 +199,13 @@ class Rollout:
 
         :return: what SB3's loop has in its local variables then
         """
-        model, policy, position = self._model, self._model.policy, self._buffer.pos
-        if model.use_sde and model.sde_sample_freq > 0 and position % model.sde_sample_freq == 0:
+        learner, policy, position = self._learner, self._learner.policy, self._buffer.pos
+        if learner.use_sde and learner.sde_sample_freq > 0 and position % learner.sde_sample_freq == 0:
             policy.reset_noise(self._env.num_envs)
-        assert model._last_obs is not None, "No previous observation was provided"
-        refuse_non_finite("observations", model._last_obs, position)
+        assert learner._last_obs is not None, "No previous observation was provided"
+        refuse_non_finite("observations", learner._last_obs, position)
         with torch.no_grad():
-            obs_tensor = obs_as_tensor(model._last_obs, model.device)
+            obs_tensor = obs_as_tensor(learner._last_obs, learner.device)
             sampled, behaviour = self._actor(obs_tensor)
         self._recorder.keep(position, behaviour)
         # A copy: an environment may write into what it is given.
@@ -184,7 +215,7 @@ class Rollout:
         new_obs, rewards, dones, infos = self._env.step(clipped_actions)
         # Below VecNormalize a guard has looked already: this is for what wrappers make.
         refuse_non_finite("rewards", rewards, position)
-        model.num_timesteps += model._steps_at_once(self._env)
+        learner.num_timesteps += self._steps_at_once
         return {
             "obs_tensor": obs_tensor,
             "actions": actions,
@@ -205,38 +236,38 @@ class Rollout:
         :param dones: shape (n_envs,)
         :param infos: one of each environment
         """
-        model, buffer, position = self._model, self._buffer, self._buffer.pos
-        model._update_info_buffer(infos, dones)
-        _fill(buffer.observations, position, model._last_obs)
+        learner, buffer, position = self._learner, self._buffer, self._buffer.pos
+        learner._update_info_buffer(infos, dones)
+        _fill(buffer.observations, position, learner._last_obs)
         buffer.actions[position] = actions.reshape(buffer.n_envs, buffer.action_dim)
         self._arrays["rewards"][position] = rewards
-        buffer.episode_starts[position] = model._last_episode_starts
+        buffer.episode_starts[position] = learner._last_episode_starts
         for index, done in enumerate(dones):
             if done and infos[index].get("TimeLimit.truncated", False):
                 observation = infos[index].get("terminal_observation")
                 if observation is not None:
                     self._timed_out.append((position, index, copy.deepcopy(observation)))
-        model._last_obs, model._last_episode_starts = new_obs, dones
+        learner._last_obs, learner._last_episode_starts = new_obs, dones
         buffer.pos += 1
         buffer.full = buffer.pos == buffer.buffer_size
 
     def evaluate(self) -> None:
         """Compute log-probabilities and values of all that was stored, and let cut-off episodes go on in expectation."""
-        model, buffer, n_steps = self._model, self._buffer, self._buffer.pos
+        learner, buffer, n_steps = self._learner, self._buffer, self._buffer.pos
         phi = self._recorder.by_step(n_steps) if n_steps > 0 else None
         if phi is None:
             return
         values, rewards = self._arrays["values"], self._arrays["rewards"]
         with torch.no_grad():
-            log_prob = with_parameters(model.policy.action_dist, phi).log_prob(torch.cat(self._actions[:n_steps]))
+            log_prob = with_parameters(learner.policy.action_dist, phi).log_prob(torch.cat(self._actions[:n_steps]))
         self._arrays["log_probs"][:n_steps] = log_prob.cpu().numpy().reshape(n_steps, buffer.n_envs)
         observations = map_arrays(lambda array: array[:n_steps].reshape(-1, *array.shape[2:]), buffer.observations)
-        values[:n_steps] = predict_values(model.policy, observations).reshape(n_steps, buffer.n_envs)
+        values[:n_steps] = predict_values(learner.policy, observations).reshape(n_steps, buffer.n_envs)
         if self._timed_out:
             steps, environments, last = zip(*self._timed_out, strict=True)
             # One by one, as in SB3: each may have a dimension of length 1 that its space does not have.
-            ends = predict_values(model.policy, _joined([model.policy.obs_to_tensor(each)[0] for each in last]))
-            rewards[steps, environments] += model.gamma * ends
+            ends = predict_values(learner.policy, _joined([learner.policy.obs_to_tensor(each)[0] for each in last]))
+            rewards[steps, environments] += learner.gamma * ends
         # Last, because a dropped step was reported as a time limit and has been bootstrapped as one.
         settle_dropped(rewards, values, self._recorder.dropped)
 
@@ -256,19 +287,20 @@ def settle_dropped(rewards: np.ndarray, values: np.ndarray, dropped: Sequence[tu
         rewards[step, environment] = values[step, environment]
 
 
-def settle_collected(model: TRPO, buffer: RolloutBuffer) -> None:
+def settle_collected(learner: Learner, buffer: RolloutBuffer, dropped: Sequence[tuple[int, int]]) -> None:
     """
     The same for a rollout that SB3's loop has collected.
 
-    :param model: the model
+    :param learner: the algorithm
     :param buffer: the buffer, full
+    :param dropped: step and environment of each dropped step
     """
-    settle_dropped(buffer.rewards, buffer.values, model.session.recorder.dropped)
-    assert model._last_obs is not None
-    assert model._last_episode_starts is not None
+    settle_dropped(buffer.rewards, buffer.values, dropped)
+    assert learner._last_obs is not None
+    assert learner._last_episode_starts is not None
     with torch.no_grad():
-        last_values = model.policy.predict_values(obs_as_tensor(model._last_obs, model.device))
-    buffer.compute_returns_and_advantage(last_values=last_values, dones=model._last_episode_starts)
+        last_values = learner.policy.predict_values(obs_as_tensor(learner._last_obs, learner.device))
+    buffer.compute_returns_and_advantage(last_values=last_values, dones=learner._last_episode_starts)
 
 
 def _within_bounds(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:

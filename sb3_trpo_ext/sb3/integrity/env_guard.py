@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
@@ -21,14 +21,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from sb3_trpo_ext.sb3.callback_tree import every_callback
-from sb3_trpo_ext.sb3.errors import NonFiniteError
 from sb3_trpo_ext.sb3.integrity.env_watch import Position, Watch, nowhere
 from sb3_trpo_ext.sb3.integrity.finiteness import NON_FINITE, Bounds
 from sb3_trpo_ext.sb3.integrity.lost_episodes import LostEpisodes
 from sb3_trpo_ext.sb3.integrity.workers import watch_workers
-
-if TYPE_CHECKING:
-    from sb3_trpo_ext.sb3.trpo import TRPO
 
 
 class EnvGuard:
@@ -49,6 +45,7 @@ class EnvGuard:
         :param position: step of the rollout, for messages
         :param callback: root of the callbacks: what they evaluate in is watched, too
         :yields: nothing
+        :raises NonFiniteError: naming what is not finite, and where
         """
         found = [_watched(env, evaluates=False), *(_watched(stack, evaluates=True) for stack in _evaluated(callback))]
         places = {id(place): (place, how) for stack in reversed(found) for place, how in stack}
@@ -96,30 +93,6 @@ def _evaluated(callback: BaseCallback | None) -> list[VecEnv]:
     """What SB3's EvalCallback, and others that name it so, evaluate in."""
     stacks = [getattr(part, "eval_env", None) for part in every_callback(callback)] if callback is not None else []
     return [stack for stack in stacks if isinstance(stack, VecEnv)]
-
-
-@contextmanager
-def guarded(model: TRPO, env: VecEnv, callback: BaseCallback | None = None) -> Iterator[None]:
-    """
-    Watch what a model steps or resets.
-
-    :param model: the model
-    :param env: its environment
-    :param callback: root of its callbacks
-    :yields: nothing
-    :raises NonFiniteError: naming what is not finite, and where
-    """
-
-    def position() -> int | None:
-        return getattr(model.rollout_buffer, "pos", None)
-
-    try:
-        with model.session.env_guard.watching(env, model.on_nonfinite, position, callback):
-            yield
-    except NonFiniteError:
-        # Environments and these observations are no longer of one step: the next ``learn`` begins with a reset.
-        model._last_obs = None
-        raise
 
 
 def refuse_impossible_truncation(env: VecEnv, buffer: Any) -> None:

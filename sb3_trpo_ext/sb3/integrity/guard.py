@@ -111,21 +111,20 @@ class Held:
 
 
 @contextmanager
-def all_or_nothing(policy: ActorCriticPolicy, owner: Any = None, counts: Sequence[str] = ()) -> Iterator[Held]:
-    """
+def all_or_nothing(policy: ActorCriticPolicy, *counts: tuple[Any, Sequence[str]]) -> Iterator[Held]:
+    r"""
     Restore parameters, buffers, training mode and optimiser state bit for bit if the body raises anything, Ctrl-C included.
 
     :param policy: the policy, with its optimiser
-    :param owner: whoever counts updates
-    :param counts: its attributes that are set back likewise
+    :param \*counts: whoever counts updates, and the names of attributes that are set back likewise
     :yields: what they were
     """
-    held, counted = Held.by(policy), {name: getattr(owner, name) for name in counts}
+    held, counted = Held.by(policy), [(owner, name, getattr(owner, name)) for owner, names in counts for name in names]
     try:
         yield held
     except BaseException:
         held.restore(policy)
-        for name, value in counted.items():
+        for owner, name, value in counted:
             setattr(owner, name, value)
         raise
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import sb3_contrib
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_trpo_ext.sb3.arguments.validation import refuse_impossible
 from sb3_trpo_ext.sb3.integrity.finiteness import refuse_non_finite_optimizer
-
-if TYPE_CHECKING:
-    from sb3_trpo_ext.sb3.trpo import TRPO
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -54,42 +51,43 @@ def plain_torch() -> Iterator[None]:
         yield
 
 
-def refuse_impossible_update(model: TRPO) -> None:
+def refuse_impossible_update(buffer: Any, policy: ActorCriticPolicy, number: int, progress_remaining: float) -> None:
     """
     Raise where an update can't be what was asked for.
 
-    :param model: the model; the learning rate of this update stands in its optimiser
+    :param buffer: the rollout
+    :param policy: the policy; the learning rate of this update stands in its optimiser
+    :param number: of the update, from 1
+    :param progress_remaining: what the learning rate's schedule was given
     :raises ValueError: naming what is impossible, and what to do
     :raises NonFiniteError: the optimiser's state is not finite
     """
-    # A callback may have set anything since the model was made.
-    refuse_impossible(vars(model))
-    buffer = model.rollout_buffer
     if not getattr(buffer, "full", True):
         raise ValueError(
             f"TRPO: the rollout buffer is not full ({buffer.pos} of {buffer.buffer_size} steps), so train() has no batch. "
             "Call collect_rollouts (or learn) before it, and not train() after a callback has ended a rollout."
         )
-    for group in model.policy.optimizer.param_groups:
+    for group in policy.optimizer.param_groups:
         rate = float(group["lr"])
         if not (math.isfinite(rate) and rate >= 0.0):
             raise ValueError(
-                f"TRPO: the learning_rate schedule gave {rate} at update {model._n_updates + 1} (progress remaining "
-                f"{model._current_progress_remaining:.3g}): it must give finite numbers >= 0. Nothing was changed."
+                f"TRPO: the learning_rate schedule gave {rate} at update {number} (progress remaining "
+                f"{progress_remaining:.3g}): it must give finite numbers >= 0. Nothing was changed."
             )
-    refuse_non_finite_optimizer(model.policy)
+    refuse_non_finite_optimizer(policy)
 
 
-def refuse_overridden_product(model: TRPO) -> None:
+def refuse_overridden_product(kind: type[sb3_contrib.TRPO], own: Mapping[str, Any]) -> None:
     """
     Refuse what would be ignored silently: sb3-contrib's hook for another curvature matrix, which we don't call.
 
-    :param model: the model
+    :param kind: class of the model
+    :param own: attributes of the model itself
     :raises TypeError: naming the override
     """
     for name in ("hessian_vector_product", "_compute_actor_grad"):
-        if getattr(type(model), name) is not getattr(sb3_contrib.TRPO, name) or name in vars(model):
+        if getattr(kind, name) is not getattr(sb3_contrib.TRPO, name) or name in own:
             raise TypeError(
-                f"{type(model).__name__} overrides {name}, which sb3_trpo_ext.TRPO does not call (its Fisher products are "
+                f"{kind.__name__} overrides {name}, which sb3_trpo_ext.TRPO does not call (its Fisher products are "
                 "computed by core.fisher). Remove the override, or derive from sb3_contrib.TRPO."
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -15,15 +15,15 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sb3_trpo_ext.core.critic import CriticProblem, CriticResult, CriticSettings, fit_critic
-from sb3_trpo_ext.core.flat import Snapshot, flatten, unchanged, unflatten
+from sb3_trpo_ext.core.flat import Snapshot, unchanged
 from sb3_trpo_ext.core.ladder import PROBE_SAMPLES
-from sb3_trpo_ext.core.reduce import chunked
+from sb3_trpo_ext.core.reduce import Reducer, chunked, single_process
 from sb3_trpo_ext.core.status import CriticStatus
 from sb3_trpo_ext.sb3.problem.actor import leaves_of, map_tensors
 from sb3_trpo_ext.sb3.problem.batch import RolloutBatch
 from sb3_trpo_ext.sb3.problem.critic_stack import value_regression
-from sb3_trpo_ext.sb3.problem.evaluation import Evaluated, in_float64
-from sb3_trpo_ext.sb3.ranks.group import ALONE, Ranks
+from sb3_trpo_ext.sb3.problem.evaluation import Evaluated
+from sb3_trpo_ext.sb3.problem.statistics import mean_squared_error
 
 CHUNKS_AT_ONCE = 3
 """Chunks of the policy step that a minibatch may be as large as, before it is differentiated in parts: of the twelve graphs
@@ -32,6 +32,9 @@ that a chunk is reckoned with it keeps one, in the policy's own precision, and w
 
 Minibatch = tuple[PyTorchObs, Tensor]
 """Observations and returns."""
+
+Share = Callable[[Iterator[Tensor], Sequence[Tensor]], Iterator[Tensor]]
+"""Losses of a process's own minibatches, the critic's parameters -> losses of all processes', gradients in ``grad``."""
 
 
 class Critic:
@@ -43,8 +46,8 @@ class Critic:
     :param buffer: where it comes from; a custom one makes its own minibatches
     :param batch_size: samples in a minibatch
     :param evaluated: the same batch as a policy problem, for its chunks and for what the actor consists of
-    :param ranks: processes that train it together, each with ``batch_size`` samples of its own in a minibatch
-    :raises ValueError: for several processes and a buffer that makes its own minibatches
+    :param reducer: combines the batch's loss over processes
+    :param share: combines minibatches over processes; None: this process has all of them
     """
 
     def __init__(
@@ -54,7 +57,8 @@ class Critic:
         buffer: RolloutBuffer,
         batch_size: int,
         evaluated: Evaluated,
-        ranks: Ranks = ALONE,
+        reducer: Reducer = single_process,
+        share: Share | None = None,
     ):
         self.policy = policy
         self.batch = batch
@@ -67,11 +71,8 @@ class Critic:
         self.actor_parameters = evaluated.function.parameters
         self.parameters = self._own_parameters({id(parameter) for parameter in self.actor_parameters})
         self._values: Tensor | None = None
-        self.ranks = ranks
-        if ranks.size > 1 and batch.n_steps is None:
-            raise ValueError(
-                f"TRPO: {type(buffer).__name__} makes its own minibatches, and ranks need as many each: use RolloutBuffer"
-            )
+        self.reducer = reducer
+        self.share = share
 
     def fit(self, settings: CriticSettings) -> CriticResult:
         """
@@ -116,29 +117,23 @@ class Critic:
 
         :return: the loss, in the unit of squared returns
         """
-        errors = (in_float64(self.batch.returns) - in_float64(self.values())).square()
-        if self.ranks.size == 1:
-            return float(errors.mean())
-        total, count = self.ranks.reduce(torch.stack([errors.sum(), errors.new_tensor(len(errors))])).tolist()
-        return float(total / count)
+        return mean_squared_error(self.values(), self.batch.returns, self.reducer)
 
     def _problem(self) -> CriticProblem:
         in_parts = self._in_parts()
         if not in_parts:
             self.part_size = max(1, self.batch_size)
         regression = None if in_parts else value_regression(self.policy, self.parameters, self.batch, self.batch_size)
-        sizes = sizes_of_minibatches(len(self.batch), self.batch_size, self.ranks)
+        given = in_parts or regression is not None or self.share is not None
 
         def minibatches() -> Iterator[Tensor]:
             self._values = None
-            if self.ranks.size > 1:
-                own = map(self._differentiated, self._minibatches()) if regression is None else regression.epoch(self._order())
-                return averaged(own, sizes, self.parameters, self.ranks)
             if regression is not None:
-                return regression.epoch(self._order())
-            return map(self._differentiated, self._minibatches()) if in_parts else self._minibatch_losses()
+                own = regression.epoch(self._order())
+            else:
+                own = map(self._differentiated, self._minibatches()) if given else self._minibatch_losses()
+            return own if self.share is None else self.share(own, self.parameters)
 
-        given = in_parts or regression is not None or self.ranks.size > 1
         return CriticProblem(self.parameters, self.policy.optimizer, minibatches, self.loss, given)
 
     def _in_parts(self) -> bool:
@@ -223,43 +218,3 @@ class Critic:
     def _order(self) -> Tensor:
         """SB3's own order of minibatches: one permutation an epoch from numpy's stream."""
         return torch.as_tensor(np.random.permutation(len(self.batch)), device=self.batch.returns.device)  # noqa: NPY002
-
-
-def sizes_of_minibatches(n_samples: int, batch_size: int, ranks: Ranks) -> list[int]:
-    """
-    Count the samples that this rank has for each minibatch of an epoch.
-
-    A rank with fewer samples than another, some having been dropped, gives nothing to the minibatches that it does not have.
-
-    :param n_samples: of this rank
-    :param batch_size: of this rank's minibatches
-    :param ranks: the processes
-    :return: as many on each rank
-    """
-    sizes = [rows.stop - rows.start for rows in chunked(n_samples, batch_size)]
-    most = int(ranks.reduce(torch.tensor(float(len(sizes)), dtype=torch.float64), "max"))
-    return sizes + [0] * (most - len(sizes))
-
-
-def averaged(losses: Iterator[Tensor], sizes: Sequence[int], parameters: Sequence[Tensor], ranks: Ranks) -> Iterator[Tensor]:
-    """
-    Average each minibatch over ranks, every sample counting once: losses and gradients in one reduction.
-
-    :param losses: of this rank's minibatches; with each its gradient stands in the parameters' ``grad``
-    :param sizes: of this rank's minibatches, as many on each rank; 0: it has no samples for that one
-    :param parameters: the critic's
-    :param ranks: the processes
-    :yields: the loss of each minibatch of all ranks, its gradient in ``grad``
-    """
-    for size in sizes:
-        loss = next(losses) if size > 0 else parameters[0].new_zeros(())
-        gradients = [
-            parameter.grad if size > 0 and parameter.grad is not None else torch.zeros_like(parameter)
-            for parameter in parameters
-        ]
-        own = torch.cat([size * flatten(gradients), torch.stack([size * loss, loss.new_tensor(size)]).to(gradients[0])])
-        total = ranks.reduce(own)
-        count = total[-1]
-        for parameter, mean in zip(parameters, unflatten(total[:-2] / count, parameters), strict=True):
-            parameter.grad = mean.to(parameter.dtype)
-        yield total[-2] / count

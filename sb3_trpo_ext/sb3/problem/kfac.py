@@ -91,17 +91,6 @@ def policy_preconditioner(
     return kronecker_preconditioner(layers, known_curvature(function), kl_scale, n_parameters)
 
 
-def score_generator(seed: int | None, n_updates: int) -> torch.Generator:
-    """
-    Make the source of one update's sampled scores, so that a resumed run draws the same.
-
-    :param seed: the model's
-    :param n_updates: the update's number
-    :return: a generator, other than that of the sub-sample
-    """
-    return torch.Generator().manual_seed(((seed or 0) << 24) + n_updates + (1 << 60))
-
-
 def known_curvature(function: PolicyFunction) -> tuple[KnownCurvature, ...]:
     """
     Find the log std of a plain Gaussian, whose Fisher information is 2 whatever the state.

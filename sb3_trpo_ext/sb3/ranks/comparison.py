@@ -3,85 +3,63 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_trpo_ext.core import NUMERICS_VERSION
 from sb3_trpo_ext.records.build import build
-from sb3_trpo_ext.sb3.arguments.validation import SETTINGS
 from sb3_trpo_ext.sb3.errors import RanksError
 from sb3_trpo_ext.sb3.ranks.launch import timeout_seconds
 from sb3_trpo_ext.sb3.ranks.normalization import running_statistics
 
-if TYPE_CHECKING:
-    from sb3_trpo_ext.sb3.trpo import TRPO
 
-OWN_SETTINGS = frozenset({"learning_rate", "policy_kwargs", "env", "device", "verbose", "tensorboard_log", "log_folder"})
-"""They may differ, or can't be compared: schedules and classes are objects (the learning rate's value is compared)."""
-
-COUNTS = ("num_timesteps", "_total_timesteps", "_n_updates", "_updates_skipped", "_adapted_damping", "_adapted_damping_unit")
-
-
-def verify_update(model: TRPO, step: int) -> None:
+def checksums_of(policy: ActorCriticPolicy, env: VecEnv | None, counts: tuple[int, ...]) -> dict[str, int]:
     """
-    Compare what must be the same on all ranks after an update.
+    Sum up what must be the same on all ranks after an update.
 
-    :param model: the model
-    :param step: of ``agree_on_step``
-    :raises RanksError: naming what differs
-    """
-    policy, env = model.policy, model.env
-    learning_rates = [group["lr"] for group in policy.optimizer.param_groups]
-    # Statistics of batch norm in the critic are of each rank's own samples.
-    model.session.ranks.overwrite(list(policy.buffers()))
-    moments = [] if env is None else running_statistics(env)
-    model.session.ranks.verify(
-        {
-            "the policy step": step,
-            "the policy": _of_tensors(policy.parameters()),
-            "the optimiser's state": _of_tensors(_tensors_in(policy.optimizer.state_dict())),
-            "VecNormalize's statistics": checksum(b"".join(map(_bytes_of, moments))),
-            "the learning rate": checksum(repr(learning_rates).encode()),
-            "counts of steps": checksum(repr((model.num_timesteps, model._total_timesteps)).encode()),
-        }
-    )
-
-
-def settings_of(model: TRPO) -> dict[str, Any]:
-    """
-    Collect what decides about an update, beside the batch; the damping is learnt, and decides as well.
-
-    :param model: the model
+    :param policy: the policy with its optimiser
+    :param env: the environment; None: there is none
+    :param counts: of steps
     :return: by name
     """
-    names = [name for name in SETTINGS if name not in OWN_SETTINGS and hasattr(model, name)]
-    return {name: repr(getattr(model, name)) for name in (*names, "_adapted_damping")}
+    learning_rates = [group["lr"] for group in policy.optimizer.param_groups]
+    moments = [] if env is None else running_statistics(env)
+    return {
+        "the policy": _of_tensors(policy.parameters()),
+        "the optimiser's state": _of_tensors(_tensors_in(policy.optimizer.state_dict())),
+        "VecNormalize's statistics": checksum(b"".join(map(_bytes_of, moments))),
+        "the learning rate": checksum(repr(learning_rates).encode()),
+        "counts of steps": checksum(repr(counts).encode()),
+    }
 
 
-def circumstances_of(model: TRPO, env: VecEnv) -> dict[str, Any]:
+def circumstances_of(
+    policy: ActorCriticPolicy, env: VecEnv, settings: Mapping[str, str], counts: Mapping[str, Any]
+) -> dict[str, Any]:
     """
     Collect what must be the same when a training begins; other versions, vector units or thread counts round otherwise.
 
-    :param model: the model
-    :param env: its environment
+    :param policy: the policy
+    :param env: the environment
+    :param settings: what decides about an update, by name
+    :param counts: of steps and updates, by name
     :return: by name
     """
-    shapes = [(name, tuple(part.shape), str(part.dtype)) for name, part in model.policy.named_parameters()]
-    counts = {name: getattr(model, name) for name in COUNTS}
     here = build(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     versions = {name: value for name, value in here.items() if name != "processor"}
-    layers = {"the policy's parameters": shapes, "VecNormalize's layers": len(running_statistics(env))}
     return {
-        **settings_of(model),
+        **settings,
         **versions,
         "NUMERICS_VERSION": NUMERICS_VERSION,
         **counts,
-        **layers,
+        "the policy's parameters": [(name, tuple(part.shape), str(part.dtype)) for name, part in policy.named_parameters()],
+        "VecNormalize's layers": len(running_statistics(env)),
         "time-out": timeout_seconds(),
     }
 

@@ -1,5 +1,5 @@
 """
-One training on several processes, "ranks", by torch.distributed: either ``ALONE``, or a process group of this training.
+One training on several processes, "ranks", by torch.distributed.
 
 ``torchrun`` starts the processes and says in their environment who they are (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); a
 default process group that the user has initialised says so, too. Each training has a group of its own, from the begin of
@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from typing_extensions import Self
 
 from sb3_trpo_ext.core.flat import assign, flatten, unflatten
 from sb3_trpo_ext.core.reduce import Reducer, single_process
@@ -68,10 +69,31 @@ class Ranks:
     traffic: Traffic = field(default_factory=Traffic)
     waiting: bool = False
 
+    @classmethod
+    def join(cls) -> Self:
+        """
+        Begin a training together with the other ranks, each of which must come here.
+
+        :return: the ranks
+        :raises RanksError: if they don't come
+        """
+        rank, size = place()
+        if size == 1:
+            return cls()
+        within = timedelta(seconds=timeout_seconds())
+        try:
+            if not dist.is_initialized():
+                store, rank, size = next(dist.rendezvous("env://", timeout=within))
+                dist.init_process_group(backend(), store=of_this_start(store), timeout=within, rank=rank, world_size=size)
+            group = dist.new_group(timeout=within, backend=backend())
+        except RuntimeError as error:
+            raise RanksError(f"TRPO: rank {rank} can't meet the other {size - 1}: {described(error)}") from error
+        return cls(rank, size, group, f"trpo/{group.group_name}")
+
     @property
     def reducer(self) -> Reducer:
         """For ``core``'s means."""
-        return self.reduce if self.size > 1 else single_process
+        return Reducer(self.reduce) if self.size > 1 else single_process
 
     def reduce(self, partial: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
         """
@@ -163,7 +185,7 @@ class Ranks:
         told = [f"rank {rank}: {story}" for rank, story in enumerate(stories) if story is not None]
         raise RanksError(f"TRPO: rank {self.rank} stops, since {phase} failed elsewhere: {'; '.join(told)}")
 
-    def verify(self, checksums: Mapping[str, int]) -> None:
+    def compare(self, checksums: Mapping[str, int]) -> None:
         """
         Compare what must be the same everywhere.
 
@@ -227,30 +249,6 @@ class Ranks:
         self.group = None
 
 
-ALONE = Ranks()
-
-
-def join() -> Ranks:
-    """
-    Begin a training together with the other ranks, each of which must come here.
-
-    :return: the ranks; ``ALONE`` in a process that is the only one
-    :raises RanksError: if they don't come
-    """
-    rank, size = place()
-    if size == 1:
-        return ALONE
-    within = timedelta(seconds=timeout_seconds())
-    try:
-        if not dist.is_initialized():
-            store, rank, size = next(dist.rendezvous("env://", timeout=within))
-            dist.init_process_group(backend(), store=of_this_start(store), timeout=within, rank=rank, world_size=size)
-        group = dist.new_group(timeout=within, backend=backend())
-    except RuntimeError as error:
-        raise RanksError(f"TRPO: rank {rank} can't meet the other {size - 1}: {described(error)}") from error
-    return Ranks(rank, size, group, f"trpo/{group.group_name}")
-
-
 def of_first_rank(thing: T) -> T:
     """
     Take rank 0's, outside a training; each rank must come here.
@@ -258,7 +256,7 @@ def of_first_rank(thing: T) -> T:
     :param thing: rank 0's, picklable; of the others it is not looked at
     :return: rank 0's; alone, the thing itself
     """
-    ranks = join()
+    ranks = Ranks.join()
     try:
         return ranks.from_first(thing)
     finally:

@@ -1,4 +1,4 @@
-"""Diagnostics that somebody has subscribed to: from a model and its update to fields of ``UpdateReport``."""
+"""Diagnostics that somebody has subscribed to, and what has to be remembered for them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from sb3_trpo_ext.core.activity import LayerActivity, evenly, layer_activity
 from sb3_trpo_ext.core.diagnostics import (
+    Activity,
+    Diagnosed,
+    ResidualTest,
     advantage_tails,
     episode_ages,
     finished_returns,
@@ -29,11 +33,8 @@ from sb3_trpo_ext.core.reduce import single_process
 from sb3_trpo_ext.core.status import Diagnostic
 from sb3_trpo_ext.core.update import PolicyProblem
 from sb3_trpo_ext.sb3.problem.actor import map_tensors
-from sb3_trpo_ext.sb3.problem.evaluation import explained_variance
-
-if TYPE_CHECKING:
-    from sb3_trpo_ext.sb3.trpo import TRPO
-    from sb3_trpo_ext.sb3.update.report import UpdateInputs
+from sb3_trpo_ext.sb3.problem.statistics import explained_variance
+from sb3_trpo_ext.sb3.update.report import UpdateInputs
 
 ACTIVITY_SAMPLES = 256
 """Samples that activity is measured on: a unit that fires for 2 % of all is missed once in 170 times, at under 2 % of an
@@ -41,6 +42,27 @@ update's time (``scripts/benchmark_update.py --monitors``)."""
 
 DRIFT_SAMPLES = 512
 """Samples that drift is measured on, which is a mean: known to a few per cent."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """
+    An update, as diagnostics see it.
+
+    :param inputs: what went into it
+    :param policy: what it leaves, in eval mode
+    :param buffer: the rollout
+    :param last_episode_starts: whether the step after the rollout is its episode's first, shape (n_envs,)
+    :param num_timesteps: environment steps so far
+    :param before_first: of the policy, before the first update; None in later ones
+    """
+
+    inputs: UpdateInputs
+    policy: ActorCriticPolicy
+    buffer: RolloutBuffer
+    last_episode_starts: np.ndarray | None
+    num_timesteps: int
+    before_first: Snapshot | None
 
 
 @dataclass(frozen=True)
@@ -96,64 +118,54 @@ class Diagnosis:
                 raise ValueError(f"TRPO: there is no diagnostic {name!r}{hint}. There are: {', '.join(known)}.")
             self.subscribed.add(Diagnostic(name))
 
-    def fields(self, model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:
+    def compute(self, seen: Seen) -> Diagnosed:
         """
         Compute what is subscribed, after the update; random numbers that a policy may draw are given back.
 
-        :param model: the model, its policy in eval mode
-        :param inputs: what went into the update
-        :return: fields of ``UpdateReport``
+        :param seen: the update
+        :return: the diagnostics
         """
+        problem = seen.inputs.evaluated.problem
         computed: dict[Diagnostic, Callable[[], dict[str, Any]]] = {
-            Diagnostic.ACTIVITY: lambda: _activity(model, inputs),
-            Diagnostic.DRIFT: lambda: self._drift(inputs.evaluated.problem, inputs.result.accepted is not None),
-            Diagnostic.TAILS: lambda: vars(advantage_tails(inputs.evaluated.problem.surrogate.advantages)),
-            Diagnostic.RESIDUALS: lambda: self._residuals(model, inputs),
-            Diagnostic.EPISODES: lambda: self._episodes(model, inputs),
+            Diagnostic.ACTIVITY: lambda: {"activity": _activity(seen)},
+            Diagnostic.DRIFT: lambda: {"drift_kl": self._drift(problem, seen.inputs.result.accepted is not None)},
+            Diagnostic.TAILS: lambda: {"tails": advantage_tails(problem.surrogate.advantages)},
+            Diagnostic.RESIDUALS: lambda: {"residuals": self._residuals(seen)},
+            Diagnostic.EPISODES: lambda: _returns(seen),
         }
-        fields: dict[str, Any] = {}
+        found = Diagnosed()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for name in sorted(self.subscribed):
                 try:
-                    fields |= computed[name]()
+                    found = replace(found, **computed[name]())
                 except Exception as error:  # of a user's module, which may raise anything: no diagnostic ends a run
                     self.subscribed.discard(name)
                     text = f"the diagnostic {str(name)!r} does not work on this policy, and is left out from now on: {error!r}"
-                    warnings.warn(f"TRPO: {text}", UserWarning, stacklevel=4)
-        return fields
+                    warnings.warn(f"TRPO: {text}", UserWarning, stacklevel=3)
+        return found
 
-    def _drift(self, problem: PolicyProblem, accepted: bool) -> dict[str, Any]:
+    def _drift(self, problem: PolicyProblem, accepted: bool) -> float | None:
         before, surrogate = self._memory.theta, problem.surrogate
         self._memory = _Memory(problem.theta if accepted else None, self._memory.num_timesteps, self._memory.ages)
         if before is None or [part.shape for part in before] != [part.shape for part in problem.theta]:
-            return {}
+            return None
         rows = evenly(len(surrogate.phi), DRIFT_SAMPLES).to(surrogate.phi.device)
         largest = max(len(surrogate.phi[chunk]) for chunk in surrogate.mean.chunks)
         # Of several processes, this one's samples: monitors are on one, and the others don't take part.
         mean = replace(surrogate.mean, reducer=single_process).subsample(rows, largest)
         earlier = tuple(part.to(like) for part, like in zip(before, problem.theta, strict=True))
-        return {"drift_kl": policy_drift(surrogate, mean, earlier)}
+        return policy_drift(surrogate, mean, earlier)
 
-    def _residuals(self, model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:
-        ends, batch, buffer = _ends(model, inputs), inputs.batch, model.rollout_buffer
+    def _residuals(self, seen: Seen) -> ResidualTest:
+        ends, batch, buffer = _ends(seen), seen.inputs.batch, seen.buffer
         if ends is None or batch.episode_starts is None:
-            return {}
+            return ResidualTest()
         residuals = td_residuals(batch.by_step(batch.advantages), ends, buffer.gamma * buffer.gae_lambda)
-        ages, known = self._ages(torch.as_tensor(batch.episode_starts[0]).bool(), ends, model.num_timesteps)
+        ages, known = self._ages(torch.as_tensor(batch.episode_starts[0]).bool(), ends, seen.num_timesteps)
         if batch.places is not None:
             counted = batch.by_step(torch.ones(len(batch))).bool()
             residuals, ages, known = residuals[counted], ages[counted], known[counted]
-        return vars(residual_test(residuals, ages, known))
-
-    def _episodes(self, model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:
-        ends, batch = _ends(model, inputs), inputs.batch
-        if ends is None or batch.rewards is None:
-            return {}
-        returns, known = finished_returns(torch.as_tensor(batch.rewards), ends, model.rollout_buffer.gamma)
-        known &= batch.by_step(torch.ones(len(batch))).bool()
-        values = batch.by_step(batch.values)
-        explained = explained_variance(values[known], returns[known]) if bool(known.any()) else None
-        return {"explained_variance_mc": explained, "mc_samples": int(known.sum())}
+        return residual_test(residuals, ages, known)
 
     def _ages(self, begins: Tensor, ends: Tensor, num_timesteps: int) -> tuple[Tensor, Tensor]:
         """Ages go on from the batch before, unless there was something in between."""
@@ -167,36 +179,48 @@ class Diagnosis:
         return ages, known
 
 
-def _ends(model: TRPO, inputs: UpdateInputs) -> Tensor | None:
+def _returns(seen: Seen) -> dict[str, Any]:
+    ends, batch = _ends(seen), seen.inputs.batch
+    if ends is None or batch.rewards is None:
+        return {}
+    returns, known = finished_returns(torch.as_tensor(batch.rewards), ends, seen.buffer.gamma)
+    known &= batch.by_step(torch.ones(len(batch))).bool()
+    values = batch.by_step(batch.values)
+    explained = explained_variance(values[known], returns[known]) if bool(known.any()) else None
+    return {"explained_variance_mc": explained, "mc_samples": int(known.sum())}
+
+
+def _ends(seen: Seen) -> Tensor | None:
     """Whether a step ends its episode, shape (n_steps, n_envs); None where order or advantages are a custom buffer's."""
-    starts, last = inputs.batch.episode_starts, model._last_episode_starts
-    sb3s = type(model.rollout_buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage
+    starts, last = seen.inputs.batch.episode_starts, seen.last_episode_starts
+    sb3s = type(seen.buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage
     if starts is None or last is None or not sb3s:
         return None
     return torch.cat([torch.as_tensor(starts[1:]).bool(), torch.as_tensor(last).bool().reshape(1, -1)])
 
 
-def _activity(model: TRPO, inputs: UpdateInputs) -> dict[str, Any]:
+def _activity(seen: Seen) -> Activity:
     """Of the networks as they are after the update, and once as they were before the first."""
-    rows = evenly(len(inputs.batch), ACTIVITY_SAMPLES).to(inputs.batch.advantages.device)
-    observations = map_tensors(lambda tensor: tensor[rows], inputs.batch.observations)
-    networks = _networks(model.policy, observations)
+    batch = seen.inputs.batch
+    rows = evenly(len(batch), ACTIVITY_SAMPLES).to(batch.advantages.device)
+    observations = map_tensors(lambda tensor: tensor[rows], batch.observations)
+    networks = _networks(seen.policy, observations)
     layers = [(f"{network} {layer.name}", layer) for network, found in networks.items() for layer in found]
     before: list[LayerActivity] = []
-    if model._n_updates == 0:
-        with _as_before(model) as policy:
-            before = [layer for found in _networks(policy, observations).values() for layer in found]
+    if seen.before_first is not None:
+        with _as_before(seen.policy, seen.before_first):
+            before = [layer for found in _networks(seen.policy, observations).values() for layer in found]
     worst = {name: max((layer.inactive for layer in found), default=None) for name, found in networks.items()}
-    return {
-        "activity_samples": len(rows),
-        "layer_names": tuple(name for name, _ in layers),
-        "layer_units": tuple(layer.units for _, layer in layers),
-        "layer_dead": tuple(layer.dead for _, layer in layers),
-        "layer_saturated": tuple(layer.saturated for _, layer in layers),
-        "layer_dead_before": tuple(layer.dead for layer in before),
-        "actor_inactive": worst["actor"],
-        "critic_inactive": worst["critic"],
-    }
+    return Activity(
+        samples=len(rows),
+        names=tuple(name for name, _ in layers),
+        units=tuple(layer.units for _, layer in layers),
+        dead=tuple(layer.dead for _, layer in layers),
+        saturated=tuple(layer.saturated for _, layer in layers),
+        dead_before=tuple(layer.dead for layer in before),
+        actor_inactive=worst["actor"],
+        critic_inactive=worst["critic"],
+    )
 
 
 def _networks(policy: ActorCriticPolicy, observations: Any) -> dict[str, tuple[LayerActivity, ...]]:
@@ -208,12 +232,11 @@ def _networks(policy: ActorCriticPolicy, observations: Any) -> dict[str, tuple[L
 
 
 @contextmanager
-def _as_before(model: TRPO) -> Iterator[ActorCriticPolicy]:
+def _as_before(policy: ActorCriticPolicy, before: Snapshot) -> Iterator[None]:
     """The policy with what it held when the update began; afterwards bit for bit as now. (gSDE's can't be copied.)"""
-    now = Snapshot.take(chain(model.policy.parameters(), model.policy.buffers()))
+    now = Snapshot.take(chain(policy.parameters(), policy.buffers()))
     try:
-        if model.session.update_start is not None:
-            model.session.update_start.held.snapshot.restore()
-        yield model.policy
+        before.restore()
+        yield
     finally:
         now.restore()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +12,6 @@ from torch import Tensor
 
 from sb3_trpo_ext.sb3.integrity.guard import Held
 from sb3_trpo_ext.sb3.problem.batch import RolloutBatch
-
-if TYPE_CHECKING:
-    from sb3_trpo_ext.sb3.trpo import TRPO
 
 
 @dataclass(frozen=True)
@@ -76,28 +73,3 @@ class UpdateStart:
     adapted_damping_unit: str | None
     updates_skipped: int
     n_ranks: int = 1
-
-    @classmethod
-    def of(cls, model: TRPO, held: Held, streams: RandomStates, batch: RolloutBatch) -> UpdateStart:
-        """
-        Note where a model is.
-
-        :param model: the model, before its update
-        :param held: what its policy holds
-        :param streams: the random streams
-        :param batch: the rollout
-        :return: the start
-        """
-        return cls(
-            n_updates=model._n_updates + 1,
-            num_timesteps=model.num_timesteps,
-            held=held,
-            streams=streams,
-            batch=batch,
-            learning_rate=float(model.lr_schedule(model._current_progress_remaining)),
-            max_kl=model.max_kl,
-            adapted_damping=model._adapted_damping,
-            adapted_damping_unit=model._adapted_damping_unit,
-            updates_skipped=model._updates_skipped,
-            n_ranks=model.session.ranks.size,
-        )
