@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from sb3_trpo_ext.core import critic, update
-from sb3_trpo_ext.sb3 import trpo
+from sb3_trpo_ext.sb3 import hyperparameters, trpo
 from sb3_trpo_ext.sb3.integrity import guard
 from tests.resilience.faults import FAULTS, Fault, Outcome, run
 from tests.resilience.networks import DEFAULT, OTHERS, Config
@@ -157,7 +157,8 @@ def _nothing_restored(patch: pytest.MonkeyPatch) -> None:
 
 
 def _nothing_refused(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(trpo, "refuse_impossible_update", lambda _: None)
+    patch.setattr(hyperparameters, "refuse_impossible", lambda _: None)
+    patch.setattr(trpo, "refuse_impossible_update", lambda *_: None)
     patch.setattr(trpo, "refuse_non_finite_rollout", lambda *_: None)
 
 
