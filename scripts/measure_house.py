@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--old", type=Path, metavar="PATH", help="another checkout of this repository")
     parser.add_argument(
-        "--imports", type=int, default=0, metavar="PAIRS", help="time so many pairs of imports (default: none)"
+        "--imports", type=int, default=0, metavar="PAIRS", help="number of pairs of imports to time (default: none)"
     )
     args, console = parser.parse_args(argv), Console(highlight=False)
     if args.imports and args.old is None:

@@ -1,4 +1,4 @@
-"""From what the steps of an update return to its report; a number that is not finite is None there."""
+"""Builds the report of an update from the results of its steps. A non-finite number is reported as None."""
 
 from __future__ import annotations
 

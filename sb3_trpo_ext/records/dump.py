@@ -45,7 +45,7 @@ KINDS = "biufc"
 
 class DumpError(ValueError):
     """
-    This is no dump, or not a whole one.
+    A file that is not a dump, or an incomplete one.
 
     :param message: what is wrong with which file; what it quotes is made one printable line
     """

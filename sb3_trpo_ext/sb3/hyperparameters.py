@@ -24,7 +24,7 @@ the quadratic model of the KL holds: of a new policy every candidate of every li
 loses its orthogonality before it gets there, which damps.)"""
 
 SETTLED_PROGRESS, SETTLED_WINDOW = 1e-2, 3
-"""Preconditioned, CG has settled when its model falls by less than this share an iteration, over so many of them. (Martens'
+"""Preconditioned, CG has settled when its model falls by less than this share an iteration, over this many of them. (Martens'
 5e-4 and 10, for hundreds of iterations, end a solve of 25 after 15 to 25; these after 5 to 17, on trained MuJoCo policies.)"""
 
 NOT_COMPARED = frozenset({"learning_rate", "log_folder"})

@@ -512,7 +512,7 @@ class TRPO(sb3_contrib.TRPO):
     def _conclude(
         self, inputs: UpdateInputs, asked: Hyperparameters, critic: CriticResult, explained_after: float | None
     ) -> None:
-        """Report, log, and at last count: nothing here can change the policy."""
+        """Report, log, and then count: nothing here can change the policy."""
         session = self.session
         start = session.update_start
         before_first = start.held.snapshot if start is not None and self._n_updates == 0 else None

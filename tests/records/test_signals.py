@@ -171,7 +171,9 @@ def test_a_force_that_is_swallowed_comes_again() -> None:
             time.sleep(10)
         except SystemExit:
             n_forced += 1
+    assert stop.active
     stop.remove()
+    assert not stop.active
 
 
 @pytest.mark.usefixtures("impatient")

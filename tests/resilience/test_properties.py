@@ -119,7 +119,8 @@ def test_sound_updates_of_any_kind_keep_the_invariants_at_length() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_faults_together_keep_the_invariants_at_length() -> None:
-    search(COMBINED, 4, 500)
+    seen = search(COMBINED, 4, 500)
+    assert sum(outcome.error is not None for outcome in seen) > 50
 
 
 # ---------------------------------------------------------------- planted bugs

@@ -87,7 +87,10 @@ class NoVecEnv(BaseCallback):
 
 
 def test_something_else_of_that_name_is_left_alone() -> None:
-    guarded_model(faulty_vec({})).learn(16, callback=NoVecEnv())
+    model = guarded_model(faulty_vec({}))
+    model.learn(16, callback=NoVecEnv())
+    assert model.num_timesteps >= 16
+    assert model.last_update is not None
 
 
 def test_sb3_contrib_dies_of_it_without_the_cause() -> None:
